@@ -1,0 +1,24 @@
+//! The nouns of FileFerry: ids, names, sizes, digests, policies, error classes, receipts.
+//! No I/O and no clock; every other crate may use this one and it uses none of them.
+
+mod class;
+mod digest;
+mod id;
+mod key;
+mod location;
+mod path;
+mod policy;
+pub mod receipt;
+mod size;
+mod state;
+
+pub use class::{ErrorClass, Nature, ParseClassError};
+pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
+pub use id::{FileNumber, ParseIdError, TransferId};
+pub use key::{ObjectKey, ObjectKeyError};
+pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
+pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TemplateInput, escape_name};
+pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
+pub use receipt::Receipt;
+pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
+pub use state::{FileState, TransferState};

@@ -1,0 +1,187 @@
+//! The port on the writing side. A `Connector` is a configured partner server, a `Connection` a live session,
+//! a `Writer` an open remote file. The contract suite in `tests/it/contract` checks every sentence here on every
+//! implementation.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::{Algorithm, Digest, Endpoint, RemotePath};
+
+use crate::Result;
+
+/// What a server can do. The engine decides by these and never by a protocol's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Ranges may be written at any offset, in any order, over several connections.
+    pub offset_writes: bool,
+    /// A write's `Ok` means that the server has confirmed these bytes. Otherwise only `Writer::close` tells.
+    pub confirms_writes: bool,
+    /// Written bytes can be read again through the connection (write-only directories cannot).
+    pub read: bool,
+    /// `Writer::sync` makes bytes survive a crash of the server.
+    pub sync: bool,
+    /// What `RenameMode::NoClobber` is worth.
+    pub no_clobber: NoClobber,
+    /// `RenameMode::Replace` replaces an existing file in one step.
+    pub atomic_replace: bool,
+    pub set_times: bool,
+    pub set_mode: bool,
+    /// Digests that the server computes itself.
+    pub hashes: Vec<Algorithm>,
+    /// Requests of this many files may be in flight on one connection.
+    pub multiplex: usize,
+    /// Largest useful single write, in bytes; larger chunks are split by the connection.
+    pub max_write: usize,
+    /// Free space can be asked for.
+    pub free_space: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoClobber {
+    /// The server refuses to rename onto an existing name, in one step.
+    Atomic,
+    /// It refuses, but looks first and renames after; a moment remains.
+    Checked,
+    /// It overwrites, or nobody knows; look before renaming.
+    Unsupported,
+}
+
+/// Who answered, for receipts and messages. Everything here comes from the peer and is escaped when shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// `SHA256:…` of the host key or certificate that was trusted.
+    pub host_key: Option<String>,
+    /// The software as it calls itself.
+    pub software: Option<String>,
+    pub address: Option<std::net::SocketAddr>,
+    /// Time from a request to its answer, measured while connecting.
+    pub round_trip: std::time::Duration,
+    /// What the user should know: a legacy algorithm, a missing extension.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    pub size: u64,
+    pub modified: Option<jiff::Timestamp>,
+    pub directory: bool,
+}
+
+/// A name in a directory. Names that are not UTF-8 are reported lossily with `exact: false` and must not be acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub exact: bool,
+    pub metadata: Metadata,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Create; an existing name is `dest_exists`.
+    CreateNew,
+    /// Open what is there, without truncating it; see `Connection::open` for a missing name.
+    Existing,
+    /// Create or empty: only for publishing in place, when the user chose that.
+    Truncate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreateOptions {
+    pub mode: OpenMode,
+    /// Also open for reading back, where `Capabilities::read`.
+    pub read: bool,
+    /// Permission bits for a new file; `None` leaves it to the server.
+    pub permissions: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Fails with `dest_exists` when the new name is taken (as far as `Capabilities::no_clobber` says).
+    NoClobber,
+    /// Takes the place of an existing file in one step; `dest_exists` where the server cannot.
+    Replace,
+}
+
+/// Opens sessions on one partner server with one credential.
+#[async_trait]
+pub trait Connector: Send + Sync + std::fmt::Debug {
+    /// Where this connector leads, with the port and user really used.
+    fn endpoint(&self) -> &Endpoint;
+
+    /// Opens one session. The host is proved before any credential is sent.
+    /// Errors: `dest_unreachable`, `dest_host_key`, `dest_tls`, `dest_auth`, `dest_protocol`, `network_stalled`.
+    async fn connect(&self) -> Result<Box<dyn Connection>>;
+}
+
+/// A live session. All calls may run at the same time, up to `Capabilities::multiplex` files.
+/// Dropping a connection closes it. After an error with `is_connection_lost` no further call succeeds.
+#[async_trait]
+pub trait Connection: Send + Sync + std::fmt::Debug {
+    fn capabilities(&self) -> &Capabilities;
+
+    fn identity(&self) -> &ServerIdentity;
+
+    /// `None` when nothing has this name. Follows symbolic links. A missing parent is `None` too.
+    async fn stat(&self, path: &RemotePath) -> Result<Option<Metadata>>;
+
+    /// The entries of a directory without `.` and `..`; at most `limit` of them. Errors: `dest_dir_missing`, `dest_denied`.
+    async fn list(&self, path: &RemotePath, limit: usize) -> Result<Vec<Entry>>;
+
+    /// Creates one directory. Succeeds if it is already there. A missing parent is `dest_dir_missing`.
+    async fn make_directory(&self, path: &RemotePath) -> Result<()>;
+
+    /// Removes an empty directory. Succeeds if it is already gone.
+    async fn remove_directory(&self, path: &RemotePath) -> Result<()>;
+
+    /// Opens a file for writing. Errors: `dest_exists` (`CreateNew`, name taken), `dest_dir_missing` (parent missing, or
+    /// `Existing` and the file is gone: ask `stat` to tell them apart), `dest_denied`, `dest_no_space`, `dest_name_invalid`.
+    async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>>;
+
+    /// Opens a file for reading only, for digests of files that are already there. Its `write_at` fails.
+    async fn open_read(&self, path: &RemotePath) -> Result<Box<dyn Writer>>;
+
+    /// Errors: `dest_exists`, `dest_dir_missing` (the old name or the new parent is missing), `dest_denied`,
+    /// `dest_publish_failed` (refused without a reason that helps).
+    async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()>;
+
+    /// Succeeds if the file is already gone.
+    async fn remove(&self, path: &RemotePath) -> Result<()>;
+
+    /// Sets modification time and permission bits of a file by name.
+    async fn set_attributes(&self, path: &RemotePath, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()>;
+
+    /// A digest that the server computes over the whole file. `None` when it does not offer this one.
+    async fn hash(&self, path: &RemotePath, algorithm: Algorithm) -> Result<Option<Digest>>;
+
+    /// Free bytes for us in the file system of `path`, where the server tells.
+    async fn free_space(&self, path: &RemotePath) -> Result<Option<u64>>;
+
+    /// Cheap check that the session still answers.
+    async fn ping(&self) -> Result<()>;
+
+    /// Ends the session in good order; an error here is only for the log.
+    async fn close(&self) -> Result<()>;
+}
+
+/// An open remote file. Calls take `&self` so that many can be in flight; a stream-only destination
+/// (`offset_writes` false) must be written in order, one call at a time.
+#[async_trait]
+pub trait Writer: Send + Sync + std::fmt::Debug {
+    /// `Ok` means that every byte of `data` was accepted at `offset` (confirmed by the server where
+    /// `Capabilities::confirms_writes`); a short write is an error. Disk full is `dest_no_space`.
+    async fn write_at(&self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// Reads exactly `length` bytes, at most 256 KiB; fewer at end of file. The file must be open for reading.
+    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes>;
+
+    /// Size of the file as the server sees it now.
+    async fn size(&self) -> Result<u64>;
+
+    /// Returns when everything confirmed so far survives a crash of the server. Only where `Capabilities::sync`.
+    async fn sync(&self) -> Result<()>;
+
+    /// Sets modification time and permission bits of the open file.
+    async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()>;
+
+    /// Late write errors appear here; a file is complete only after `Ok`. Dropping a writer without this abandons it.
+    async fn close(&self) -> Result<()>;
+}

@@ -1,0 +1,18 @@
+//! Moves bytes: reads a pinned source in ranges, writes a temporary file at the destination, proves it and
+//! gives it its final name. Knows nothing of databases, tickets or the command line: it reports to the ports
+//! in `port`, and `app` answers them.
+
+pub mod destination;
+pub mod error;
+pub mod local;
+pub mod memory;
+pub mod s3;
+pub mod select;
+pub mod sftp;
+pub mod source;
+
+pub use destination::{
+    Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerIdentity, Writer,
+};
+pub use error::{Error, ErrorKind, Result, Subject};
+pub use source::{Listing, ListingOptions, Object, Pages, Pin, Source, StoredChecksum};
