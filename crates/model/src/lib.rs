@@ -19,6 +19,6 @@ pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TemplateInput, escape_name};
 pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
-pub use receipt::Receipt;
+pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
 pub use state::{FileState, TransferState};

@@ -23,6 +23,8 @@ pub struct Capabilities {
     pub no_clobber: NoClobber,
     /// `RenameMode::Replace` replaces an existing file in one step.
     pub atomic_replace: bool,
+    /// A name is stored byte for byte. Otherwise the engine looks for the exact name after publishing.
+    pub exact_names: bool,
     pub set_times: bool,
     pub set_mode: bool,
     /// Digests that the server computes itself.

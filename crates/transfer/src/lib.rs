@@ -2,13 +2,23 @@
 //! gives it its final name. Knows nothing of databases, tickets or the command line: it reports to the ports
 //! in `port`, and `app` answers them.
 
+pub mod budget;
 pub mod destination;
+pub mod digest;
+pub mod engine;
 pub mod error;
+pub mod limit;
 pub mod local;
 pub mod memory;
+pub mod meter;
+pub mod plan;
+pub mod pool;
+pub mod port;
+pub mod retry;
 pub mod s3;
 pub mod select;
 pub mod sftp;
+pub mod sheet;
 pub mod source;
 
 pub use destination::{

@@ -1,0 +1,127 @@
+//! What a running copy tells the world, one JSON object per line with `--json`. A `file` line of a delivered file
+//! is its signed receipt.
+
+use model::{ErrorClass, FileNumber, FileState, TransferId, TransferState};
+use serde::Serialize;
+use transfer::meter::Snapshot;
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    Plan(PlanReport),
+    Progress {
+        transfer_id: TransferId,
+        snapshot: Snapshot,
+    },
+    /// The receipt line of a delivered or collected file, exactly as signed.
+    Receipt {
+        line: String,
+        report: FileReport,
+    },
+    /// A file that ended otherwise: unchanged, skipped, superseded, held, failed.
+    File(FileReport),
+    /// Something worth a line on stderr: a legacy algorithm, fewer logins than asked for, a retry.
+    Note(String),
+    Summary(Summary),
+}
+
+/// `{"v":1,"type":"plan",…}`
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanReport {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub transfer_id: TransferId,
+    pub run: u32,
+    /// An earlier, interrupted run of the same copy is continued.
+    pub resumed: bool,
+    pub source: String,
+    pub destination: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub excluded: u64,
+    /// Keys ending in `/`, which hold no file.
+    pub folder_markers: Vec<String>,
+    pub files_direct: u64,
+    pub files_chunked: u64,
+    pub files_parallel: u64,
+    pub verify: String,
+    /// Bytes that the proof will read from the destination.
+    pub proof_bytes: u64,
+    pub if_exists: String,
+    pub publish: String,
+    pub dry_run: bool,
+    /// With `--dry-run`: what would be sent where, in listing order (bounded; `more` counts the rest).
+    pub listing: Vec<PlannedFile>,
+    pub more: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PlannedFile {
+    pub key: String,
+    pub path: String,
+    pub size: u64,
+}
+
+/// `{"v":1,"type":"file","status":"failed",…}` for files without a receipt.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub transfer_id: TransferId,
+    pub file: FileNumber,
+    pub status: FileState,
+    pub key: String,
+    pub path: String,
+    pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+    /// A temporary file that was kept at the destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<String>,
+    pub seconds: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorReport {
+    pub class: ErrorClass,
+    /// What happened, with its causes.
+    pub message: String,
+    pub whose_move: String,
+    pub next: String,
+}
+
+impl ErrorReport {
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), whose_move: class.whose_move().into(), next: class.next_step().into() }
+    }
+}
+
+/// `{"v":1,"type":"summary",…}`, always the last line.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub transfer_id: Option<TransferId>,
+    pub state: TransferState,
+    pub files: u64,
+    pub delivered: u64,
+    pub unchanged: u64,
+    pub skipped: u64,
+    pub collected: u64,
+    pub superseded: u64,
+    pub publish_pending: u64,
+    pub held: u64,
+    pub failed: u64,
+    pub not_finished: u64,
+    pub bytes: u64,
+    pub bytes_sent: u64,
+    pub bytes_resumed: u64,
+    pub seconds: f64,
+    /// How many files failed with which class.
+    pub errors: std::collections::BTreeMap<String, u64>,
+    pub exit_code: u8,
+}

@@ -1,0 +1,450 @@
+//! The sheet of one file: which ranges the destination has confirmed, which are proved, which survive a crash of
+//! the server, and how far the ordered digests have come. Pure bookkeeping; the checkpoint is its stored form.
+//!
+//! A range goes `open → written → proved → durable`. After a connection was lost, written ranges that are not durable
+//! are suspect: the server may have restarted. They are read back and compared before they count again.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use model::{Crc64, DigestSet, RemotePath};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DigestState, StreamDigests, combine};
+use crate::source::Pin;
+
+/// Where a server has no fsync, written data counts as durable after this time: Linux writes dirty pages back
+/// after 30 s and looks every 5 s (vm.dirty_expire_centisecs); the proof at the end still decides.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// What is kept between runs for one file. Small whatever the size of the file: only ranges behind which something
+/// is still missing are listed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub pin: Pin,
+    pub temp: RemotePath,
+    pub attempt: u32,
+    pub epoch: u32,
+    pub range_size: u64,
+    /// Bytes that went through the ordered digests, from the start of the file.
+    pub hashed: u64,
+    pub digests: DigestState,
+    /// Ranges from the start that are written, proved as far as wanted, and durable.
+    pub settled: u64,
+    pub settled_crc: Crc64,
+    /// The ranges from `settled` to the last hashed one.
+    pub ranges: Vec<StoredRange>,
+    pub proof: ProofCount,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRange {
+    pub crc: Crc64,
+    pub written: bool,
+    pub proved: bool,
+    pub durable: bool,
+}
+
+/// How much was read back and compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofCount {
+    pub bytes: u64,
+    pub blocks: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct RangeState {
+    crc: Option<Crc64>,
+    written: Option<Instant>,
+    proved: bool,
+    durable: bool,
+    suspect: bool,
+}
+
+#[derive(Debug)]
+pub struct Sheet {
+    size: u64,
+    range_size: u64,
+    needs_proof: bool,
+    syncs: bool,
+    settled: u64,
+    settled_crc: Crc64,
+    ranges: VecDeque<RangeState>,
+    digests: StreamDigests,
+    hashed: u64,
+    proof: ProofCount,
+    confirmed_bytes: u64,
+}
+
+impl Sheet {
+    pub fn new(size: u64, range_size: u64, digests: DigestSet, needs_proof: bool, syncs: bool) -> Self {
+        Self {
+            size,
+            range_size,
+            needs_proof,
+            syncs,
+            settled: 0,
+            settled_crc: Crc64::default(),
+            ranges: VecDeque::new(),
+            digests: StreamDigests::new(digests),
+            hashed: 0,
+            proof: ProofCount::default(),
+            confirmed_bytes: 0,
+        }
+    }
+
+    /// Continues from a checkpoint; `None` when it does not fit (other digests wanted, damaged): start over then.
+    pub fn resume(checkpoint: &Checkpoint, digests: DigestSet, needs_proof: bool, syncs: bool) -> Option<Self> {
+        let size = checkpoint.pin.size;
+        let mut sheet = Self::new(size, checkpoint.range_size, digests, needs_proof, syncs);
+        if checkpoint.range_size == 0 || checkpoint.hashed > size {
+            return None;
+        }
+        sheet.digests = StreamDigests::resume(digests, &checkpoint.digests)?;
+        sheet.hashed = checkpoint.hashed;
+        sheet.settled = checkpoint.settled;
+        sheet.settled_crc = checkpoint.settled_crc;
+        sheet.proof = checkpoint.proof;
+        let listed = checkpoint.settled + checkpoint.ranges.len() as u64;
+        if sheet.range(listed).start.min(size) != checkpoint.hashed {
+            return None;
+        }
+        for (index, stored) in (checkpoint.settled..).zip(&checkpoint.ranges) {
+            // The clock of the earlier run is gone; without fsync everything unsettled is looked at again.
+            let written = stored.written.then(Instant::now);
+            sheet.ranges.push_back(RangeState {
+                crc: Some(stored.crc),
+                written,
+                proved: stored.proved,
+                durable: stored.durable,
+                suspect: stored.written && !stored.durable,
+            });
+            if stored.written {
+                sheet.confirmed_bytes += sheet.length(index);
+            }
+        }
+        sheet.confirmed_bytes += sheet.range(sheet.settled).start.min(size);
+        Some(sheet)
+    }
+
+    pub fn count(&self) -> u64 {
+        self.size.div_ceil(self.range_size).max(1)
+    }
+
+    /// The bytes of range `index`; empty for the one range of an empty file.
+    pub fn range(&self, index: u64) -> Range<u64> {
+        let start = (index * self.range_size).min(self.size);
+        start..(start + self.range_size).min(self.size)
+    }
+
+    fn length(&self, index: u64) -> u64 {
+        let range = self.range(index);
+        range.end - range.start
+    }
+
+    /// Ranges that must be sent, in order; those below the digests' frontier are only sent, not hashed again.
+    pub fn missing(&self) -> Vec<u64> {
+        let behind = (self.settled..).zip(&self.ranges).filter(|(_, r)| r.written.is_none()).map(|(i, _)| i);
+        behind.chain(self.settled + self.ranges.len() as u64..self.count()).collect()
+    }
+
+    /// Takes note of a range that was read. In order it feeds the digests; one read again must be the same bytes:
+    /// `false` means the source changed behind its pin.
+    pub fn read(&mut self, index: u64, data: &[u8], crc: Crc64) -> bool {
+        let at = (index - self.settled) as usize;
+        match self.ranges.get(at) {
+            Some(range) => range.crc == Some(crc),
+            None => {
+                debug_assert_eq!(at, self.ranges.len(), "ranges reach the digests in order");
+                self.digests.update(data);
+                self.hashed += data.len() as u64;
+                self.ranges.push_back(RangeState { crc: Some(crc), ..RangeState::default() });
+                true
+            }
+        }
+    }
+
+    /// Like `read`, for a range whose bytes another thread has already put through `digests`.
+    pub fn read_hashed(&mut self, index: u64, length: u64, crc: Crc64, digests: StreamDigests) {
+        debug_assert_eq!(index, self.settled + self.ranges.len() as u64, "ranges reach the digests in order");
+        self.digests = digests;
+        self.hashed += length;
+        self.ranges.push_back(RangeState { crc: Some(crc), ..RangeState::default() });
+    }
+
+    /// Whether this range has yet to go through the ordered digests.
+    pub fn is_ahead(&self, index: u64) -> bool {
+        index >= self.settled + self.ranges.len() as u64
+    }
+
+    pub fn digests(&self) -> StreamDigests {
+        self.digests.clone()
+    }
+
+    /// The destination confirmed this range.
+    pub fn written(&mut self, index: u64) {
+        let length = self.length(index);
+        if let Some(range) = self.state(index) {
+            range.written = Some(Instant::now());
+            range.suspect = false;
+            range.durable = false;
+            range.proved = false;
+            self.confirmed_bytes += length;
+        }
+    }
+
+    /// What was read back of this range agreed.
+    pub fn proved(&mut self, index: u64, count: ProofCount) {
+        if let Some(range) = self.state(index) {
+            range.proved = true;
+            self.proof.bytes += count.bytes;
+            self.proof.blocks += count.blocks;
+            self.settle();
+        }
+    }
+
+    /// Written ranges as of now: what a sync that starts now will make durable.
+    pub fn before_sync(&self) -> Vec<u64> {
+        (self.settled..).zip(&self.ranges).filter(|(_, r)| r.written.is_some() && !r.suspect && !r.durable).map(|(i, _)| i).collect()
+    }
+
+    pub fn synced(&mut self, indexes: &[u64]) {
+        for index in indexes {
+            if let Some(range) = self.state(*index)
+                && range.written.is_some()
+                && !range.suspect
+            {
+                range.durable = true;
+            }
+        }
+        self.settle();
+    }
+
+    /// Bytes written since the last sync.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.before_sync().into_iter().map(|i| self.length(i)).sum()
+    }
+
+    /// A connection was lost: the server may have restarted, so what is not durable is suspect.
+    pub fn connection_lost(&mut self) {
+        if !self.syncs {
+            self.age();
+        }
+        for range in &mut self.ranges {
+            range.suspect = range.written.is_some() && !range.durable;
+        }
+    }
+
+    /// Ranges to read back and compare before they count again.
+    pub fn suspects(&self) -> Vec<(u64, Crc64)> {
+        (self.settled..).zip(&self.ranges).filter(|(_, r)| r.suspect).filter_map(|(i, r)| Some((i, r.crc?))).collect()
+    }
+
+    /// The suspect range holds what was written.
+    pub fn cleared(&mut self, index: u64) {
+        if let Some(range) = self.state(index) {
+            range.suspect = false;
+            range.proved = true;
+        }
+        self.settle();
+    }
+
+    /// The range is not there (any more) and must be sent again. Returns its length.
+    pub fn lost(&mut self, index: u64) -> u64 {
+        let length = self.length(index);
+        match self.state(index) {
+            Some(range) if range.written.is_some() => {
+                *range = RangeState { crc: range.crc, ..RangeState::default() };
+                self.confirmed_bytes -= length;
+                length
+            }
+            _ => 0,
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        let all_read = self.settled + self.ranges.len() as u64 == self.count();
+        all_read && self.ranges.iter().all(|r| r.written.is_some() && !r.suspect && (r.proved || !self.needs_proof))
+    }
+
+    /// Bytes that the destination has confirmed and that still count.
+    pub fn confirmed_bytes(&self) -> u64 {
+        self.confirmed_bytes
+    }
+
+    pub fn proof(&self) -> ProofCount {
+        self.proof
+    }
+
+    /// CRC-64 of the whole file, once every range was read.
+    pub fn crc(&self) -> Crc64 {
+        (self.settled..)
+            .zip(&self.ranges)
+            .fold(self.settled_crc, |all, (index, range)| combine(all, range.crc.unwrap_or_default(), self.length(index)))
+    }
+
+    pub fn checkpoint(&self, pin: &Pin, temp: &RemotePath, attempt: u32, epoch: u32) -> Checkpoint {
+        let stored = |r: &RangeState| StoredRange {
+            crc: r.crc.unwrap_or_default(),
+            written: r.written.is_some() && !r.suspect,
+            proved: r.proved,
+            durable: r.durable,
+        };
+        Checkpoint {
+            pin: pin.clone(),
+            temp: temp.clone(),
+            attempt,
+            epoch,
+            range_size: self.range_size,
+            hashed: self.hashed,
+            digests: self.digests.state(),
+            settled: self.settled,
+            settled_crc: self.settled_crc,
+            ranges: self.ranges.iter().map(stored).collect(),
+            proof: self.proof,
+        }
+    }
+
+    fn state(&mut self, index: u64) -> Option<&mut RangeState> {
+        self.ranges.get_mut(index.checked_sub(self.settled)? as usize)
+    }
+
+    fn age(&mut self) {
+        for range in &mut self.ranges {
+            range.durable |= !range.suspect && range.written.is_some_and(|at| at.elapsed() >= SETTLE);
+        }
+    }
+
+    /// Folds finished ranges at the front into one CRC, so that checkpoints stay small.
+    fn settle(&mut self) {
+        if !self.syncs {
+            self.age();
+        }
+        while let Some(range) = self.ranges.front() {
+            let done = range.written.is_some() && range.durable && !range.suspect && (range.proved || !self.needs_proof);
+            let (true, Some(crc)) = (done, range.crc) else { break };
+            self.settled_crc = combine(self.settled_crc, crc, self.length(self.settled));
+            self.settled += 1;
+            self.ranges.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ObjectKey;
+
+    use super::*;
+    use crate::digest::crc64;
+
+    const SET: DigestSet = DigestSet { sha256: true, md5: false };
+
+    fn pin(size: u64) -> Pin {
+        Pin { key: ObjectKey::local("k"), size, etag: Some("e".into()), version: None, modified: None, checksum: Default::default() }
+    }
+
+    fn data(index: u64, sheet: &Sheet) -> Vec<u8> {
+        sheet.range(index).map(|at| (at % 250) as u8).collect()
+    }
+
+    fn send(sheet: &mut Sheet, index: u64) {
+        let bytes = data(index, sheet);
+        if sheet.is_ahead(index) {
+            assert!(sheet.read(index, &bytes, crc64(&bytes)));
+        }
+        sheet.written(index);
+        sheet.proved(index, ProofCount { bytes: bytes.len() as u64, blocks: 1 });
+    }
+
+    fn stored(sheet: &Sheet) -> Checkpoint {
+        let temp = RemotePath::from_user("/t").unwrap();
+        let json = serde_json::to_string(&sheet.checkpoint(&pin(sheet.size), &temp, 1, 1)).unwrap();
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn only_unsettled_ranges_are_stored() {
+        let mut sheet = Sheet::new(1000, 100, SET, true, true);
+        for index in 0..8 {
+            send(&mut sheet, index);
+        }
+        let before = sheet.before_sync();
+        sheet.synced(&before);
+        assert!(stored(&sheet).ranges.is_empty());
+        assert_eq!(stored(&sheet).settled, 8);
+        assert_eq!(sheet.missing(), vec![8, 9]);
+    }
+
+    #[test]
+    fn what_is_not_durable_is_suspect_after_a_lost_connection() {
+        let mut sheet = Sheet::new(1000, 100, SET, true, true);
+        for index in 0..4 {
+            send(&mut sheet, index);
+        }
+        sheet.synced(&[0, 1]);
+        sheet.connection_lost();
+        assert_eq!(sheet.suspects().iter().map(|s| s.0).collect::<Vec<_>>(), vec![2, 3]);
+        sheet.cleared(2);
+        sheet.lost(3);
+        assert_eq!(sheet.missing(), vec![3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(sheet.confirmed_bytes(), 300);
+    }
+
+    #[test]
+    fn a_resumed_sheet_ends_with_the_digests_of_an_uninterrupted_one() {
+        let mut whole = Sheet::new(1050, 100, SET, true, true);
+        for index in 0..whole.count() {
+            send(&mut whole, index);
+        }
+        assert!(whole.is_complete());
+        let mut first = Sheet::new(1050, 100, SET, true, true);
+        for index in [0, 1, 2, 3] {
+            let bytes = data(index, &first);
+            first.read(index, &bytes, crc64(&bytes));
+        }
+        for index in [0, 2] {
+            first.written(index);
+            first.proved(index, ProofCount::default());
+        }
+        let mut second = Sheet::resume(&stored(&first), SET, true, true).unwrap();
+        for (index, _) in second.suspects() {
+            second.cleared(index);
+        }
+        assert_eq!(second.missing()[..2], [1, 3]);
+        for index in second.missing() {
+            send(&mut second, index);
+        }
+        assert!(second.is_complete());
+        assert_eq!(second.digests().finish(), whole.digests().finish());
+        assert_eq!(second.crc(), whole.crc());
+        assert_eq!(second.confirmed_bytes(), 1050);
+    }
+
+    #[test]
+    fn a_range_that_reads_differently_the_second_time_is_noticed() {
+        let mut sheet = Sheet::new(200, 100, SET, false, true);
+        assert!(sheet.read(0, &[1; 100], crc64(&[1; 100])));
+        assert!(!sheet.read(0, &[2; 100], crc64(&[2; 100])));
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_fit_is_refused() {
+        let mut sheet = Sheet::new(1000, 100, SET, true, true);
+        send(&mut sheet, 0);
+        let mut bad = stored(&sheet);
+        bad.hashed = 150;
+        assert!(Sheet::resume(&bad, SET, true, true).is_none());
+        let other = DigestSet { sha256: true, md5: true };
+        assert!(Sheet::resume(&stored(&sheet), other, true, true).is_none());
+    }
+
+    #[test]
+    fn an_empty_file_has_one_empty_range() {
+        let mut sheet = Sheet::new(0, 100, SET, true, true);
+        assert_eq!((sheet.count(), sheet.range(0)), (1, 0..0));
+        send(&mut sheet, 0);
+        assert!(sheet.is_complete());
+        assert_eq!(sheet.crc(), crc64(b""));
+    }
+}
