@@ -55,12 +55,14 @@ impl Budget {
     }
 }
 
-/// The range size for `files` large files at once over `connections` each: as asked, but shrunk to 4 MiB before
+/// The range size when `streams` ranges shall be in memory at once: as asked, but shrunk to 4 MiB before
 /// parallelism would have to shrink.
 pub fn range_size(asked: u64, budget: &Budget, streams: u64) -> u64 {
     const LEAST: u64 = 4 << 20;
+    const STEP: u64 = 128 << 10;
     let fair = budget.range_bytes() / streams.max(1);
-    asked.min(fair.max(LEAST.min(asked))).max(64 << 10)
+    let size = asked.min(fair.max(LEAST.min(asked)));
+    if size > STEP { size / STEP * STEP } else { size.max(16 << 10) }
 }
 
 #[cfg(test)]
@@ -83,7 +85,7 @@ mod tests {
     fn ranges_shrink_to_four_mib_before_parallelism_does() {
         let budget = Budget::new(32 << 20);
         assert_eq!(range_size(10 << 20, &budget, 2), 10 << 20);
-        assert_eq!(range_size(10 << 20, &budget, 5), budget.range_bytes() / 5);
+        assert_eq!(range_size(10 << 20, &budget, 5), budget.range_bytes() / 5 / (128 << 10) * (128 << 10));
         assert_eq!(range_size(10 << 20, &budget, 25), 4 << 20);
         assert_eq!(range_size(1 << 20, &budget, 25), 1 << 20);
     }

@@ -47,12 +47,14 @@ pub struct Error {
     subject: Subject,
     /// The connection it happened on can serve no further request.
     connection_lost: bool,
+    /// It was already tried as often as makes sense.
+    exhausted: bool,
     source: Option<BoxError>,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, operation: &'static str, subject: impl Into<Subject>) -> Self {
-        Self { kind, operation, subject: subject.into(), connection_lost: false, source: None }
+        Self { kind, operation, subject: subject.into(), connection_lost: false, exhausted: false, source: None }
     }
 
     pub fn because(mut self, source: impl Into<BoxError>) -> Self {
@@ -70,8 +72,14 @@ impl Error {
         self.connection_lost
     }
 
+    /// Marks that trying again was tried.
+    pub fn exhausted(mut self) -> Self {
+        self.exhausted = true;
+        self
+    }
+
     pub fn is_retryable(&self) -> bool {
-        self.kind.is_retryable()
+        self.kind.is_retryable() && !self.exhausted
     }
 
     pub fn operation(&self) -> &'static str {

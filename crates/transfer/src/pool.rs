@@ -1,1 +1,252 @@
+//! Connections to one destination, shared by everything that runs. One connection proves the login before others
+//! open; a refusal after a good login lowers the number for good and never fails a file.
 
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use crate::error::chain;
+use crate::meter::Meter;
+use crate::port::Logins;
+use crate::{Connection, Connector, Result};
+
+/// From this round trip on a server counts as far: one TCP window no longer fills the line.
+const FAR: Duration = Duration::from_millis(10);
+/// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
+const NEAR_CONNECTIONS: usize = 2;
+const FAR_CONNECTIONS: usize = 4;
+/// So many files share a connection before another one is opened.
+const SPREAD: usize = 4;
+
+#[derive(Debug)]
+pub struct Pool {
+    connector: Arc<dyn Connector>,
+    logins: Arc<dyn Logins>,
+    meter: Arc<Meter>,
+    wanted: Option<usize>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl std::fmt::Debug for dyn Logins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logins")
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Vec<Arc<Member>>,
+    opening: usize,
+    /// How many connections to have; known after the first.
+    target: usize,
+    /// A login succeeded, so a later refusal is about their number.
+    proven: bool,
+    next_id: u64,
+    opened: u64,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Member {
+    id: u64,
+    connection: Arc<dyn Connection>,
+    users: Mutex<usize>,
+    lost: AtomicBool,
+}
+
+/// A place on a connection. Dropping it gives the place back.
+#[derive(Debug)]
+pub struct Seat {
+    pool: Arc<Pool>,
+    member: Arc<Member>,
+}
+
+impl Deref for Seat {
+    type Target = dyn Connection;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.member.connection
+    }
+}
+
+impl Seat {
+    pub fn id(&self) -> u64 {
+        self.member.id
+    }
+
+    /// The connection is gone; nobody else shall get it.
+    pub fn lost(&self) {
+        if !self.member.lost.swap(true, Relaxed) {
+            debug!(connection = self.member.id, "connection lost");
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        *self.member.users.lock().expect("no panic while holding the lock") -= 1;
+        self.pool.changed.notify_waiters();
+    }
+}
+
+impl Pool {
+    pub fn new(connector: Arc<dyn Connector>, logins: Arc<dyn Logins>, meter: Arc<Meter>, wanted: Option<usize>) -> Arc<Self> {
+        let state = State { target: 1, ..State::default() };
+        Arc::new(Self { connector, logins, meter, wanted, state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    pub fn connector(&self) -> &dyn Connector {
+        &*self.connector
+    }
+
+    /// How many connections this pool means to use, once the first one told how far the server is.
+    pub fn target(&self) -> usize {
+        self.lock().target
+    }
+
+    /// What the user should know of this server, each once.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().notes)
+    }
+
+    /// A place on the least busy connection, opening one where that helps.
+    pub async fn seat(self: &Arc<Self>) -> Result<Seat> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (seat, grow) = {
+                let mut state = self.lock();
+                let seat = self.least_busy(&mut state, &[]);
+                let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > SPREAD);
+                let room = state.members.len() + state.opening < state.target;
+                let grow = busy && room && (state.proven || state.opening == 0);
+                if grow {
+                    state.opening += 1;
+                }
+                (seat, grow)
+            };
+            match (seat, grow) {
+                (Some(seat), true) => {
+                    // The file starts on what there is; the next ones find the new connection.
+                    let pool = self.clone();
+                    tokio::spawn(async move { pool.open().await.map(drop) });
+                    return Ok(seat);
+                }
+                (Some(seat), false) => return Ok(seat),
+                (None, true) => match self.open().await {
+                    Ok(seat) => return Ok(seat),
+                    Err(_) if self.has_members() => continue,
+                    Err(error) => return Err(error),
+                },
+                (None, false) => changed.await,
+            }
+        }
+    }
+
+    /// A place on a connection not in `held`, for another lane of one file. `None` when the server grants no more.
+    pub async fn another(self: &Arc<Self>, held: &[u64]) -> Option<Seat> {
+        {
+            let mut state = self.lock();
+            let room = state.members.len() + state.opening < state.target;
+            if !room {
+                return self.least_busy(&mut state, held);
+            }
+            if let Some(seat) = self.least_busy(&mut state, held) {
+                return Some(seat);
+            }
+            state.opening += 1;
+        }
+        self.open().await.ok()
+    }
+
+    /// Ends all sessions in good order.
+    pub async fn close(&self) {
+        let members = std::mem::take(&mut self.lock().members);
+        for member in members {
+            if let Err(error) = member.connection.close().await {
+                debug!(error = %chain(&error), "connection did not close in good order");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while holding the lock")
+    }
+
+    fn has_members(&self) -> bool {
+        self.lock().members.iter().any(|m| !m.lost.load(Relaxed))
+    }
+
+    fn least_busy(self: &Arc<Self>, state: &mut State, held: &[u64]) -> Option<Seat> {
+        state.members.retain(|m| !m.lost.load(Relaxed));
+        self.meter.connections(state.members.len() as u64);
+        let users = |m: &Arc<Member>| *m.users.lock().expect("no panic while holding the lock");
+        let member = state
+            .members
+            .iter()
+            .filter(|m| !held.contains(&m.id) && users(m) < m.connection.capabilities().multiplex)
+            .min_by_key(|m| users(m))?
+            .clone();
+        *member.users.lock().expect("no panic while holding the lock") += 1;
+        Some(Seat { pool: self.clone(), member })
+    }
+
+    /// Opens one connection; the caller has counted it in `opening`.
+    async fn open(self: &Arc<Self>) -> Result<Seat> {
+        // Counted down also when the caller is dropped half-way.
+        let _counted = Opening { pool: self };
+        self.logins.before_connect().await?;
+        let outcome = self.connector.connect().await;
+        let alive = self.has_members();
+        match &outcome {
+            Ok(connection) => self.logins.after_connect(Ok(connection.identity())).await,
+            // Beside a live session of the same login this is a refusal of number, not of the login.
+            Err(_) if alive => {}
+            Err(error) => self.logins.after_connect(Err(error)).await,
+        }
+        let mut state = self.lock();
+        match outcome {
+            Ok(connection) => {
+                let connection: Arc<dyn Connection> = Arc::from(connection);
+                if !state.proven {
+                    let far = connection.identity().round_trip >= FAR;
+                    state.target = self.wanted.unwrap_or(if far { FAR_CONNECTIONS } else { NEAR_CONNECTIONS });
+                    state.notes.extend(connection.identity().notes.iter().cloned());
+                }
+                state.proven = true;
+                state.next_id += 1;
+                state.opened += 1;
+                let member = Arc::new(Member { id: state.next_id, connection, users: Mutex::new(1), lost: AtomicBool::new(false) });
+                state.members.push(member.clone());
+                self.meter.connections(state.members.len() as u64);
+                Ok(Seat { pool: self.clone(), member })
+            }
+            Err(error) => {
+                let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
+                if live > 0 && state.target > live {
+                    state.target = live;
+                    info!(granted = live, error = %chain(&error), "the server grants no more connections");
+                    state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+struct Opening<'a> {
+    pool: &'a Arc<Pool>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.pool.lock().opening -= 1;
+        self.pool.changed.notify_waiters();
+    }
+}

@@ -118,7 +118,7 @@ impl Sheet {
                 written,
                 proved: stored.proved,
                 durable: stored.durable,
-                suspect: stored.written && !stored.durable,
+                suspect: stored.written && (!stored.durable || (needs_proof && !stored.proved)),
             });
             if stored.written {
                 sheet.confirmed_bytes += sheet.length(index);
@@ -232,7 +232,7 @@ impl Sheet {
             self.age();
         }
         for range in &mut self.ranges {
-            range.suspect = range.written.is_some() && !range.durable;
+            range.suspect = range.written.is_some() && (!range.durable || (self.needs_proof && !range.proved));
         }
     }
 

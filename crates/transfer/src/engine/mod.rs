@@ -1,1 +1,201 @@
-pub(crate) const SAMPLE_BYTES_PER_RANGE: u64 = (4 << 10) * 2 + (32 << 10);
+//! The engine: takes files from a feed and delivers each one, many at a time, over shared connections.
+//! Decides by capabilities; no protocol's name appears here.
+
+mod attributes;
+mod directories;
+mod file;
+mod prove;
+mod publish;
+mod queue;
+mod ranges;
+mod read;
+mod send;
+mod whole;
+
+use std::sync::{Arc, Mutex};
+
+use model::{RemotePath, TempName, Thresholds, TransferId};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::budget::Budget;
+use crate::limit::Limiter;
+use crate::meter::Meter;
+use crate::pool::Pool;
+use crate::port::{Feed, Ledger, Logins, PublishGate, SizeClass, Wishes};
+use crate::retry::Backoff;
+use crate::source::Source;
+use crate::{Connector, Error, ErrorKind, Result};
+use directories::Directories;
+
+pub(crate) use prove::SAMPLE_BYTES_PER_RANGE;
+
+/// How the machine is to be used; none of it changes what is delivered.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    pub connections: Option<usize>,
+    /// Large files at once.
+    pub transfers: usize,
+    /// Bounds small files in flight together with the connections' own limit.
+    pub lanes: usize,
+    pub range_size: u64,
+    pub budget: u64,
+    pub bandwidth: Option<u64>,
+    pub backoff: Backoff,
+    pub thresholds: Thresholds,
+}
+
+/// Small files in flight on one lane.
+const FILES_PER_LANE: usize = 16;
+/// Small files in flight at most, so that a slow answer does not hold hundreds of buffers.
+const SMALL_IN_FLIGHT: usize = 96;
+
+/// Everything one run needs.
+pub struct Setup {
+    pub transfer: TransferId,
+    pub run: u32,
+    /// The epoch of the lease under which this process writes.
+    pub epoch: u32,
+    pub source: Arc<dyn Source>,
+    pub connector: Arc<dyn Connector>,
+    pub ledger: Arc<dyn Ledger>,
+    pub gate: Arc<dyn PublishGate>,
+    pub logins: Arc<dyn Logins>,
+    pub meter: Arc<Meter>,
+    pub wishes: Wishes,
+    pub tuning: Tuning,
+    /// The directory below which everything is delivered.
+    pub root: RemotePath,
+    pub temp_name: TempName,
+    /// First Ctrl-C, SIGTERM, cancel: finish what is confirmed, leave the rest for a resume.
+    pub stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Setup({})", self.transfer)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    setup: Setup,
+    pool: Arc<Pool>,
+    budget: Budget,
+    limiter: Limiter,
+    directories: Directories,
+    range_size: u64,
+    /// What the first file found out about offset writes; `None` until then.
+    offsets: Mutex<Option<bool>>,
+    /// An error that no other file can escape: a refused login, a lost lease.
+    halted: Mutex<Option<Error>>,
+    halt: CancellationToken,
+}
+
+impl Engine {
+    pub fn new(setup: Setup) -> Self {
+        let tuning = &setup.tuning;
+        let budget = Budget::new(tuning.budget);
+        // On each lane one range is being written and one proved, while two more are on their way.
+        let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
+        let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
+        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections);
+        let inner = Inner {
+            pool,
+            budget,
+            limiter: Limiter::new(tuning.bandwidth),
+            directories: Directories::new(setup.root.clone()),
+            range_size,
+            offsets: Mutex::new(None),
+            halted: Mutex::new(None),
+            halt: setup.stop.child_token(),
+            setup,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Files up to this size travel in one range.
+    pub fn small_up_to(&self) -> u64 {
+        self.inner.range_size
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.inner.pool
+    }
+
+    /// Delivers everything the feed has. Failures of single files go to the ledger; an error here concerns all of
+    /// them. After a stop it returns `cancelled` when files were left.
+    pub async fn run(&self, feed: Arc<dyn Feed>) -> Result<()> {
+        let tuning = &self.inner.setup.tuning;
+        let small = (tuning.lanes.max(1) * FILES_PER_LANE).min(SMALL_IN_FLIGHT);
+        let small = self.drive(feed.clone(), SizeClass::Small, small);
+        let large = self.drive(feed, SizeClass::Large, tuning.transfers.max(1));
+        let (small, large) = tokio::join!(small, large);
+        let halted = self.inner.halted.lock().expect("no panic while holding the lock").take();
+        match halted {
+            Some(error) => Err(error),
+            None => small.and(large),
+        }
+    }
+
+    async fn drive(&self, feed: Arc<dyn Feed>, class: SizeClass, at_once: usize) -> Result<()> {
+        let slots = Arc::new(Semaphore::new(at_once));
+        let mut files = JoinSet::new();
+        let outcome = loop {
+            let slot = tokio::select! {
+                biased;
+                _ = self.inner.halt.cancelled() => break Err(Error::new(ErrorKind::Cancelled, "go on", crate::Subject::Nothing)),
+                slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
+            };
+            while files.try_join_next().is_some() {}
+            let task = match feed.next(class).await {
+                Ok(Some(task)) => task,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let inner = self.inner.clone();
+            files.spawn(async move {
+                file::deliver(inner, task).await;
+                drop(slot);
+            });
+        };
+        while let Some(joined) = files.join_next().await {
+            if let Err(error) = joined {
+                self.inner.halt(Error::new(ErrorKind::Internal, "finish a file", crate::Subject::Nothing).because(error));
+            }
+        }
+        outcome
+    }
+}
+
+impl Inner {
+    /// Stops the whole run for an error that every other file would meet too.
+    fn halt(&self, error: Error) {
+        let mut halted = self.halted.lock().expect("no panic while holding the lock");
+        if halted.is_none() {
+            debug!(error = %crate::error::chain(&error), "halting the run");
+            *halted = Some(error);
+        }
+        self.halt.cancel();
+    }
+
+    /// Whether an error of one file concerns all of them.
+    fn concerns_all(kind: ErrorKind) -> bool {
+        matches!(kind, ErrorKind::DestAuth | ErrorKind::DestHostKey | ErrorKind::DestTls | ErrorKind::LeaseLost)
+    }
+
+    fn offsets_work(&self) -> Option<bool> {
+        *self.offsets.lock().expect("no panic while holding the lock")
+    }
+
+    fn learn_offsets(&self, work: bool) {
+        *self.offsets.lock().expect("no panic while holding the lock") = Some(work);
+    }
+}

@@ -1,0 +1,445 @@
+//! One file from manifest to final name: looks, plans, sends, proves, publishes, and tries again where that helps.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use model::{FileState, Grade, IfExists, Nature, Publish, RemotePath};
+use tracing::{debug, warn};
+
+use super::Inner;
+use crate::error::chain;
+use crate::meter::Step;
+use crate::plan::{self, Plan, Question};
+use crate::pool::Seat;
+use crate::port::{Delivery, Failed, FileTask, Finished, Identity, Intent, Verdict};
+use crate::retry::Patience;
+use crate::sheet::{ProofCount, Sheet};
+use crate::{Capabilities, CreateOptions, Error, ErrorKind, Metadata, OpenMode, Result, Subject, Writer};
+
+/// What is known of a file while this process works on it.
+pub(super) struct FileRun {
+    pub engine: Arc<Inner>,
+    pub task: FileTask,
+    pub attempt: u32,
+    /// The temporary file exists, as far as we know.
+    pub opened: bool,
+    pub sheet: Option<Sheet>,
+    /// Everything is sent and proved; only the publish is missing.
+    pub verified: Option<Intent>,
+    /// `false` once the server refused to let us read our own file.
+    pub readable: bool,
+    pub mismatches: u32,
+    pub looked: bool,
+    pub pinned: bool,
+    pub bytes_sent: u64,
+    pub bytes_resumed: u64,
+    pub connections: BTreeSet<u64>,
+    pub notes: Vec<String>,
+    pub started_at: jiff::Timestamp,
+    pub identity: Identity,
+}
+
+/// Delivers one file and tells the ledger how it ended. A stopped file is left as it is, for a resume.
+pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
+    let number = task.number;
+    let size = task.pin.size;
+    let mut file = FileRun::new(engine.clone(), task);
+    let meter = engine.setup.meter.clone();
+    let told = match file.run().await {
+        Ok(finished) => {
+            let already = file.counted();
+            meter.done(size.saturating_sub(already));
+            meter.file_finished(true);
+            engine.setup.ledger.finished(number, finished).await
+        }
+        Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(error.kind) => {
+            if error.kind == ErrorKind::LeaseLost {
+                // The successor works under another name; this one is ours alone.
+                file.discard().await;
+            }
+            if error.kind != ErrorKind::Cancelled {
+                engine.halt(error);
+            }
+            return;
+        }
+        Err(error) => {
+            let failed = file.give_up(error).await;
+            meter.file_finished(false);
+            engine.setup.ledger.failed(number, &failed).await
+        }
+    };
+    if let Err(error) = told {
+        engine.halt(error);
+    }
+}
+
+impl FileRun {
+    fn new(engine: Arc<Inner>, task: FileTask) -> Self {
+        Self {
+            attempt: task.attempt,
+            opened: false,
+            sheet: None,
+            verified: None,
+            readable: true,
+            mismatches: 0,
+            looked: false,
+            pinned: false,
+            bytes_sent: 0,
+            bytes_resumed: 0,
+            connections: BTreeSet::new(),
+            notes: Vec::new(),
+            started_at: jiff::Timestamp::now(),
+            identity: Identity::default(),
+            engine,
+            task,
+        }
+    }
+
+    /// Bytes of this file that the meter already counts as done.
+    fn counted(&self) -> u64 {
+        self.sheet.as_ref().map_or(0, Sheet::confirmed_bytes)
+    }
+
+    async fn run(&mut self) -> Result<Finished> {
+        let mut patience = Patience::new(self.engine.setup.tuning.backoff);
+        loop {
+            let error = match self.attempt().await {
+                Ok(finished) => return Ok(finished),
+                Err(error) => error,
+            };
+            debug!(file = %self.task.number, error = %chain(&error), "attempt ended");
+            match error.kind {
+                ErrorKind::IntegrityMismatch if self.mismatches == 0 => {
+                    self.mismatches = 1;
+                    self.notes.push(format!("sent again from the start: {}", chain(&error)));
+                    self.start_over().await?;
+                }
+                _ if error.is_retryable() && error.kind != ErrorKind::LeaseLost => {
+                    // Publishing, settling and sending each count as progress once.
+                    let progress = self.bytes_sent + u64::from(self.verified.is_some());
+                    let Some(wait) = patience.after_failure(progress) else { return Err(error) };
+                    self.engine.setup.meter.retried();
+                    self.engine.pause(wait).await?;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// One try. Everything learnt stays in `self`, so that the next one goes on from there.
+    async fn attempt(&mut self) -> Result<Finished> {
+        let meter = self.engine.setup.meter.clone();
+        if let Some(intent) = self.verified.clone().or_else(|| self.task.intent.take()) {
+            let _step = meter.step(Step::Publishing);
+            self.verified = Some(intent.clone());
+            let seat = self.seat().await?;
+            return match self.settle(&seat, intent).await? {
+                Some(finished) => Ok(finished),
+                None => {
+                    self.start_over().await?;
+                    Err(Error::new(ErrorKind::DestPublishFailed, "find the verified file", &self.task.path))
+                }
+            };
+        }
+        let preparing = meter.step(Step::Preparing);
+        if self.task.pin.size > self.engine.range_size || self.task.checkpoint.is_some() {
+            self.pin().await?;
+        }
+        let seat = Arc::new(self.seat().await?);
+        self.connections.insert(seat.id());
+        self.identity = Identity::from(seat.identity());
+        drop(preparing);
+        let outcome =
+            if self.task.pin.size > self.engine.range_size { self.send_ranges(&seat).await } else { self.send_whole(&seat).await };
+        if let Err(error) = &outcome
+            && error.is_connection_lost()
+        {
+            seat.lost();
+        }
+        outcome
+    }
+
+    async fn seat(&self) -> Result<Seat> {
+        tokio::select! {
+            seat = self.engine.pool.seat() => seat,
+            _ = self.engine.halt.cancelled() => Err(cancelled()),
+        }
+    }
+
+    /// Looks at the source once more before anything of a large file is sent. A resumed file must still be the same.
+    async fn pin(&mut self) -> Result<()> {
+        if self.pinned {
+            return Ok(());
+        }
+        let now = self.engine.look_at(&self.task.pin).await?;
+        if !self.task.pin.same_bytes(&now) {
+            return Err(Error::new(ErrorKind::SourceChanged, "read the source", &self.task.pin.key).because(format!(
+                "it was {} ({} bytes) when this transfer began and is {} ({} bytes) now",
+                self.task.pin.etag.as_deref().unwrap_or("without ETag"),
+                self.task.pin.size,
+                now.etag.as_deref().unwrap_or("without ETag"),
+                now.size
+            )));
+        }
+        if let Some(checkpoint) = &mut self.task.checkpoint {
+            if !checkpoint.pin.same_bytes(&now) {
+                return Err(Error::new(ErrorKind::SourceChanged, "read the source", &self.task.pin.key)
+                    .because("it changed since the interrupted attempt"));
+            }
+            checkpoint.pin = now.clone();
+        }
+        self.task.pin = now;
+        self.pinned = true;
+        Ok(())
+    }
+
+    /// What this server can do for this file, less what it has refused so far.
+    pub(super) fn capabilities(&self, seat: &Seat) -> Capabilities {
+        let mut capabilities = seat.capabilities().clone();
+        capabilities.read &= self.readable;
+        capabilities.offset_writes &= self.engine.offsets_work().unwrap_or(true);
+        capabilities
+    }
+
+    pub(super) fn plan(&self, capabilities: &Capabilities, resumed: bool) -> Result<Plan> {
+        let setup = &self.engine.setup;
+        let plan = plan::plan(&Question {
+            size: self.task.pin.size,
+            verify: setup.wishes.verify,
+            digests: setup.wishes.digests,
+            publish: setup.wishes.publish,
+            capabilities,
+            thresholds: setup.tuning.thresholds,
+            connections: setup.tuning.connections.map_or(self.engine.pool.target() as u64, |c| c as u64),
+            resumed,
+            after_mismatch: self.mismatches > 0,
+        })?;
+        if setup.wishes.if_exists == IfExists::Replace && !capabilities.atomic_replace && setup.wishes.publish != Publish::InPlace {
+            debug!("this server has no atomic replacement; an existing file will be an error");
+        }
+        Ok(plan)
+    }
+
+    /// Where the bytes go until they are proved.
+    pub(super) fn temp(&self) -> Result<RemotePath> {
+        let setup = &self.engine.setup;
+        if setup.wishes.publish == Publish::InPlace {
+            return Ok(self.task.path.clone());
+        }
+        Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, self.attempt, setup.epoch)?)
+    }
+
+    /// Whether there is anything to do, from what stands under the final name now.
+    pub(super) fn judge(&self, existing: Option<Metadata>, capabilities: &Capabilities) -> Result<Option<Finished>> {
+        let wishes = &self.engine.setup.wishes;
+        let done = |state| Ok(Some(Finished { state, delivery: None }));
+        let exists = |why: &str| Err(Error::new(ErrorKind::DestExists, "deliver to", &self.task.path).because(why.to_owned()));
+        if let (false, Some(previous)) = (wishes.resend, &self.task.previous)
+            && previous.same_source
+        {
+            match existing {
+                Some(meta) if meta.size == previous.size => return done(FileState::Unchanged),
+                None => return done(FileState::Unchanged),
+                Some(_) => {}
+            }
+        }
+        let Some(existing) = existing else { return Ok(None) };
+        if existing.directory {
+            return exists("a directory has this name");
+        }
+        match wishes.if_exists {
+            IfExists::Fail => exists("a file has this name already; --if-exists skip, update or replace decides what to do"),
+            IfExists::Skip => done(FileState::Skipped),
+            IfExists::Update if self.is_up_to_date(existing) => done(FileState::Unchanged),
+            IfExists::Update | IfExists::Replace if !capabilities.atomic_replace && wishes.publish != Publish::InPlace => {
+                exists("this server cannot replace a file in one step; --if-exists replace-unsafe moves the old one aside first")
+            }
+            IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe => Ok(None),
+        }
+    }
+
+    /// `update`: our record says another version was delivered, or size or time differ.
+    fn is_up_to_date(&self, existing: Metadata) -> bool {
+        if existing.size != self.task.pin.size {
+            return false;
+        }
+        match (&self.task.previous, existing.modified, self.task.pin.modified) {
+            (Some(previous), ..) => previous.same_source,
+            // Servers keep whole seconds, some two of them.
+            (None, Some(there), Some(here)) => there.duration_since(here).abs().as_secs() <= 2,
+            (None, ..) => false,
+        }
+    }
+
+    /// Opens the temporary file for a fresh attempt, creating its directory when the server says it is missing.
+    pub(super) async fn open_new(&mut self, seat: &Seat, temp: &RemotePath) -> Result<Box<dyn Writer>> {
+        let wishes = &self.engine.setup.wishes;
+        let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
+        let mode = if wishes.publish == Publish::InPlace && replaces { OpenMode::Truncate } else { OpenMode::CreateNew };
+        let mut made_directory = false;
+        loop {
+            let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
+            let error = match seat.open(temp, options).await {
+                Ok(writer) => {
+                    self.opened = true;
+                    return Ok(writer);
+                }
+                Err(error) => error,
+            };
+            match error.kind {
+                ErrorKind::DestDirMissing if !made_directory => {
+                    made_directory = true;
+                    self.engine.directories.forget(temp).await;
+                    let staging = wishes.publish == Publish::StagingDir;
+                    self.engine.directories.ensure_parent(&**seat, temp, wishes.make_directories || staging, wishes.make_root).await?;
+                }
+                // A drop box that does not let us read: try without, and look at what proof is left.
+                ErrorKind::DestDenied if options.read => {
+                    self.readable = false;
+                    let without = self.capabilities(seat);
+                    self.plan(&without, false)?;
+                }
+                // Our own name: the answer to an earlier open was lost. Nobody else makes it, and writes are idempotent.
+                ErrorKind::DestExists if wishes.publish != Publish::InPlace => {
+                    let options = CreateOptions { mode: OpenMode::Existing, ..options };
+                    let writer = seat.open(temp, options).await?;
+                    self.opened = true;
+                    return Ok(writer);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// The facts of this delivery, as far as they are known before the rename.
+    pub(super) fn delivery(
+        &self,
+        plan: &Plan,
+        digests: (Option<String>, Option<String>),
+        crc: model::Crc64,
+        proof: ProofCount,
+        synced: bool,
+    ) -> Delivery {
+        let (sha256, md5) = digests;
+        let (algorithm, value) = match plan.grade {
+            Grade::ServerHash => match plan.server_hash {
+                Some(model::Algorithm::Md5) => (Some("md5".into()), md5.clone()),
+                _ => (Some("sha256".into()), sha256.clone()),
+            },
+            Grade::ReadBack | Grade::Sampled => (Some("crc64nvme".into()), Some(crc.to_string())),
+            _ => (None, None),
+        };
+        Delivery {
+            pin: self.task.pin.clone(),
+            crc64nvme: crc,
+            sha256,
+            md5,
+            grade: plan.grade,
+            algorithm,
+            value,
+            proof,
+            mode: self.engine.setup.wishes.publish,
+            clobber: model::Clobber::Checked,
+            synced,
+            attempts: self.attempt,
+            epoch: self.engine.setup.epoch,
+            connections: self.connections.len() as u32,
+            bytes_sent: self.bytes_sent,
+            bytes_resumed: self.bytes_resumed,
+            started_at: self.started_at,
+            identity: self.identity.clone(),
+            notes: self.notes.iter().chain(&plan.notes).cloned().collect(),
+        }
+    }
+
+    /// Compares the source's own checksums with what was read.
+    pub(super) fn check_source(&self, crc: model::Crc64, sha256: Option<&str>) -> Result<()> {
+        let stored = &self.task.pin.checksum;
+        let differs = |name: &str, theirs: String, ours: String| {
+            Err(Error::new(ErrorKind::IntegrityMismatch, "read the source", &self.task.pin.key)
+                .because(format!("the store's {name} is {theirs}, the bytes it sent give {ours}")))
+        };
+        if let Some(theirs) = stored.crc64nvme
+            && theirs != crc
+        {
+            return differs("crc64nvme", theirs.to_string(), crc.to_string());
+        }
+        match (&stored.sha256, sha256) {
+            (Some(theirs), Some(ours)) if theirs != ours => differs("sha256", theirs.clone(), ours.to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets this attempt: removes its temporary file and takes a new name.
+    pub(super) async fn start_over(&mut self) -> Result<()> {
+        self.engine.setup.meter.undone(self.counted());
+        self.discard().await;
+        self.attempt += 1;
+        self.engine.setup.ledger.restart(self.task.number, self.attempt).await?;
+        self.task.checkpoint = None;
+        self.sheet = None;
+        self.verified = None;
+        self.bytes_resumed = 0;
+        Ok(())
+    }
+
+    /// Removes the temporary file, if that can be done soon; `clean` finds it otherwise.
+    pub(super) async fn discard(&mut self) {
+        if !self.opened || self.engine.setup.wishes.publish == Publish::InPlace {
+            return;
+        }
+        let Ok(temp) = self.temp() else { return };
+        let removal = async {
+            let seat = self.engine.pool.seat().await?;
+            seat.remove(&temp).await
+        };
+        match tokio::time::timeout(std::time::Duration::from_secs(10), removal).await {
+            Ok(Ok(())) => self.opened = false,
+            Ok(Err(error)) => warn!(path = %temp, error = %chain(&error), "a temporary file was left behind"),
+            Err(_) => warn!(path = %temp, "a temporary file was left behind: the server did not answer"),
+        }
+    }
+
+    /// Decides what stays at the destination after a failure.
+    async fn give_up(&mut self, error: Error) -> Failed {
+        let resumable = self.sheet.is_some() && error.kind.is_retryable();
+        let publish_pending = self.verified.is_some()
+            && matches!(
+                error.kind,
+                ErrorKind::DestPublishFailed | ErrorKind::DestDenied | ErrorKind::DestExists | ErrorKind::DestDirMissing
+            );
+        let inspected = error.kind == ErrorKind::IntegrityMismatch;
+        let keep = resumable || publish_pending || inspected || (self.verified.is_some() && error.kind.nature() != Nature::Permanent);
+        if !keep {
+            self.discard().await;
+        }
+        let state = match error.kind {
+            _ if publish_pending && error.kind == ErrorKind::DestPublishFailed => FileState::PublishPending,
+            kind if kind.nature() == Nature::Held => FileState::Held,
+            _ => FileState::Failed,
+        };
+        let digests = match &self.verified {
+            Some(intent) => [("crc64nvme", Some(intent.delivery.crc64nvme.to_string())), ("sha256", intent.delivery.sha256.clone())]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect(),
+            None => Vec::new(),
+        };
+        let kept = if keep && self.opened { self.temp().ok() } else { None };
+        Failed { state, error, bytes_sent: self.bytes_sent, kept, digests }
+    }
+
+    /// Asks the gate whether this file may get its final name now.
+    pub(super) async fn ask_gate(&self) -> Result<Option<Finished>> {
+        let setup = &self.engine.setup;
+        match setup.gate.may_publish(self.task.number, &self.task.pin, &self.task.path).await? {
+            Verdict::Go => Ok(None),
+            Verdict::Superseded => Ok(Some(Finished { state: FileState::Superseded, delivery: None })),
+            Verdict::Refused(error) => Err(error),
+        }
+    }
+}
+
+pub(super) fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "go on", Subject::Nothing)
+}

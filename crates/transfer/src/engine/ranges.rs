@@ -1,0 +1,206 @@
+//! The course of a file of more than one range: look, open or take over, send, finish, publish.
+
+use std::sync::Arc;
+
+use model::{Grade, Publish, RemotePath};
+use tracing::{debug, info};
+
+use super::file::FileRun;
+use super::send::Lane;
+use crate::error::chain;
+use crate::meter::Step;
+use crate::plan::Plan;
+use crate::pool::Seat;
+use crate::port::Finished;
+use crate::sheet::{Checkpoint, Sheet};
+use crate::{CreateOptions, Error, ErrorKind, OpenMode, RenameMode, Result, Writer};
+
+impl FileRun {
+    pub(super) async fn send_ranges(&mut self, seat: &Arc<Seat>) -> Result<Finished> {
+        let engine = self.engine.clone();
+        let capabilities = self.capabilities(seat);
+        let resumed = self.sheet.is_some() || self.task.checkpoint.is_some();
+        if !self.looked {
+            let existing = seat.stat(&self.task.path).await?;
+            // In place, our own unfinished file stands there on a resume.
+            let ours = resumed && engine.setup.wishes.publish == Publish::InPlace;
+            if !ours && let Some(finished) = self.judge(existing, &capabilities)? {
+                return Ok(finished);
+            }
+            self.looked = true;
+        }
+        let plan = self.plan(&capabilities, resumed)?;
+        let preparing = engine.setup.meter.step(Step::Preparing);
+        let writer = match self.reopen(seat, &plan).await? {
+            Some(writer) => writer,
+            None => self.open_fresh(seat, &plan).await?,
+        };
+        drop(preparing);
+        // Opening may have taught us that this directory cannot be read, or that offsets do not work.
+        let capabilities = self.capabilities(seat);
+        let plan = self.plan(&capabilities, resumed)?;
+        let temp = self.temp()?;
+
+        let lane = {
+            let _sending = engine.setup.meter.step(Step::Sending);
+            self.move_ranges(Lane { seat: seat.clone(), writer }, &plan, &temp, &capabilities).await?
+        };
+
+        let _verifying = engine.setup.meter.step(Step::Verifying);
+        let sheet = self.sheet.as_ref().expect("a file that was sent has a sheet");
+        let (crc, proof, digests) = (sheet.crc(), sheet.proof(), sheet.digests().finish());
+        self.check_source(crc, digests.0.as_deref())?;
+        let finished = async {
+            let synced = self.finish_file(&*lane.writer, &capabilities, plan.grade).await?;
+            lane.writer.close().await?;
+            Ok::<bool, Error>(synced)
+        }
+        .await;
+        let synced = match finished {
+            Ok(synced) => synced,
+            Err(error) => {
+                if let Some(sheet) = &mut self.sheet {
+                    sheet.connection_lost();
+                }
+                return Err(error);
+            }
+        };
+        if plan.grade == Grade::ServerHash {
+            self.compare_server_hash(&lane.seat, &temp, &plan, &digests).await?;
+        }
+        let delivery = self.delivery(&plan, digests, crc, proof, synced);
+        self.publish(&lane.seat, temp, delivery).await
+    }
+
+    /// A fresh temporary file and an empty sheet; before several lanes write, this server must have shown that
+    /// offsets are honoured.
+    async fn open_fresh(&mut self, seat: &Arc<Seat>, plan: &Plan) -> Result<Box<dyn Writer>> {
+        if self.sheet.is_some() || self.task.checkpoint.is_some() {
+            info!(file = %self.task.number, "the interrupted attempt cannot be continued; starting over");
+            self.notes.push("an interrupted attempt could not be continued; sent again from the start".to_owned());
+            self.opened = true;
+            self.start_over().await?;
+        }
+        let temp = self.temp()?;
+        let mut writer = self.open_new(seat, &temp).await?;
+        if plan.connections > 1 && self.engine.offsets_work().is_none() {
+            let work = offsets_work(&*writer, self.readable && seat.capabilities().read).await?;
+            self.engine.learn_offsets(work);
+            if !work {
+                self.notes.push("this server does not honour write offsets; sent as one stream".to_owned());
+                writer.close().await?;
+                seat.remove(&temp).await?;
+                writer = self.open_new(seat, &temp).await?;
+            }
+        }
+        let capabilities = self.capabilities(seat);
+        let plan = self.plan(&capabilities, false)?;
+        let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
+        self.sheet = Some(Sheet::new(self.task.pin.size, self.engine.range_size, plan.digests, needs_proof, capabilities.sync));
+        Ok(writer)
+    }
+
+    /// Opens the temporary file of an interrupted attempt; `None` when it must start over.
+    async fn reopen(&mut self, seat: &Arc<Seat>, plan: &Plan) -> Result<Option<Box<dyn Writer>>> {
+        let capabilities = self.capabilities(seat);
+        if !capabilities.offset_writes {
+            return Ok(None);
+        }
+        let options = CreateOptions { mode: OpenMode::Existing, read: capabilities.read, permissions: None };
+        if self.sheet.is_some() {
+            return self.open_existing(seat, &self.temp()?, options, 0).await;
+        }
+        let Some(checkpoint) = self.task.checkpoint.clone() else { return Ok(None) };
+        let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
+        self.attempt = checkpoint.attempt;
+        let Some(sheet) = Sheet::resume(&checkpoint, plan.digests, needs_proof, capabilities.sync) else { return Ok(None) };
+        let temp = self.temp()?;
+        if !self.take_over(seat, &checkpoint, &temp).await? {
+            return Ok(None);
+        }
+        let least = (checkpoint.settled * checkpoint.range_size).min(checkpoint.pin.size);
+        let Some(writer) = self.open_existing(seat, &temp, options, least).await? else { return Ok(None) };
+        self.engine.setup.meter.done(sheet.confirmed_bytes());
+        self.sheet = Some(sheet);
+        self.opened = true;
+        Ok(Some(writer))
+    }
+
+    async fn open_existing(
+        &mut self,
+        seat: &Arc<Seat>,
+        temp: &RemotePath,
+        options: CreateOptions,
+        least: u64,
+    ) -> Result<Option<Box<dyn Writer>>> {
+        match seat.open(temp, options).await {
+            Ok(writer) => match writer.size().await {
+                Ok(size) if size < least => {
+                    writer.close().await?;
+                    Ok(None)
+                }
+                Err(error) if error.is_connection_lost() => Err(error),
+                _ => Ok(Some(writer)),
+            },
+            Err(error) if error.kind == ErrorKind::DestDirMissing => Ok(None),
+            Err(error) if error.kind == ErrorKind::DestDenied && options.read => {
+                self.readable = false;
+                Err(Error::new(ErrorKind::DestProtocol, "read back", temp).because(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renames the file of an earlier epoch to our own name. That does not stop a writer of that epoch, whose bytes are
+    /// the same at the same offsets, but it makes its publish fail. `false`: not possible, start over.
+    async fn take_over(&mut self, seat: &Arc<Seat>, checkpoint: &Checkpoint, temp: &RemotePath) -> Result<bool> {
+        let setup = &self.engine.setup;
+        if setup.wishes.publish == Publish::InPlace || &checkpoint.temp == temp {
+            return Ok(true);
+        }
+        // The newest name first: an earlier take-over may have been cut before it was written down.
+        if seat.stat(temp).await?.is_some() {
+            return Ok(true);
+        }
+        for epoch in (checkpoint.epoch..setup.epoch).rev() {
+            let old = match epoch {
+                e if e == checkpoint.epoch => checkpoint.temp.clone(),
+                e => setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, checkpoint.attempt, e)?,
+            };
+            match seat.rename(&old, temp, RenameMode::NoClobber).await {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind == ErrorKind::DestDirMissing => continue,
+                Err(error) if error.is_connection_lost() || error.is_retryable() && error.kind != ErrorKind::DestPublishFailed => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    debug!(error = %chain(&error), "the server does not let us rename; starting over");
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Writes a mark at an offset of our own, still empty temporary file and looks where it went. Real data overwrites it.
+async fn offsets_work(writer: &dyn Writer, readable: bool) -> Result<bool> {
+    const AT: u64 = 64 << 10;
+    const MARK: &[u8] = b"fileferry offset";
+    if let Err(error) = writer.write_at(AT, bytes::Bytes::from_static(MARK)).await {
+        return if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(false) };
+    }
+    let placed = match writer.size().await {
+        Ok(size) => size == AT + MARK.len() as u64,
+        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(_) => readable,
+    };
+    if !placed || !readable {
+        return Ok(placed);
+    }
+    match writer.read_at(AT, MARK.len()).await {
+        Ok(read) => Ok(&read[..] == MARK),
+        Err(error) if error.is_connection_lost() => Err(error),
+        Err(_) => Ok(placed),
+    }
+}

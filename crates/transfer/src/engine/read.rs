@@ -1,0 +1,51 @@
+//! Reading the pinned source: one range at a time, tried again by itself, so that a throttled store does not
+//! restart a file.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::Inner;
+use crate::error::chain;
+use crate::meter::Step;
+use crate::retry::Patience;
+use crate::source::Pin;
+use crate::{Error, ErrorKind, Result, Subject};
+
+impl Inner {
+    /// Reads a range, with up to three attempts. The error of the last one is final for this file.
+    pub(super) async fn read_range(&self, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
+        self.from_source(|| self.setup.source.read(pin, range.clone())).await
+    }
+
+    /// Looks at the source object as it is now.
+    pub(super) async fn look_at(&self, pin: &Pin) -> Result<Pin> {
+        self.from_source(|| self.setup.source.pin(&pin.key, pin.version.as_deref())).await
+    }
+
+    async fn from_source<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+        let mut patience = Patience::new(self.setup.tuning.backoff);
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_retryable() => {
+                    let Some(wait) = patience.after_failure(0) else { return Err(error.exhausted()) };
+                    debug!(error = %chain(&error), "reading again");
+                    self.setup.meter.retried();
+                    self.pause(wait).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits, but not longer than the run goes on.
+    pub(super) async fn pause(&self, wait: std::time::Duration) -> Result<()> {
+        let _step = self.setup.meter.step(Step::Waiting);
+        tokio::select! {
+            _ = tokio::time::sleep(wait) => Ok(()),
+            _ = self.halt.cancelled() => Err(Error::new(ErrorKind::Cancelled, "try again", Subject::Nothing)),
+        }
+    }
+}

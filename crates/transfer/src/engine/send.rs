@@ -1,0 +1,397 @@
+//! Files of more than one range: one reader brings ranges in order, several lanes write them at their offsets, proof
+//! runs behind the write on the same handle, and the sheet remembers what is where.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use model::{FileNumber, Grade, RemotePath};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::Inner;
+use super::file::{FileRun, cancelled};
+use super::queue::{Parcel, Queue};
+use crate::digest::crc64;
+use crate::error::chain;
+use crate::limit::LIMITED_BLOCK;
+use crate::plan::Plan;
+use crate::pool::Seat;
+use crate::sheet::Sheet;
+use crate::source::Pin;
+use crate::{Capabilities, CreateOptions, Error, ErrorKind, OpenMode, Result, Subject, Writer};
+
+/// Ranges in flight on one lane: one is being written while the one before is being proved.
+const HANDS_PER_LANE: usize = 2;
+/// A sync is asked for after so many bytes or so much time, whichever comes first; it bounds what must be looked at
+/// again after a lost connection.
+const SYNC_BYTES: u64 = 256 << 20;
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+const SYNC_LOOK: Duration = Duration::from_millis(250);
+
+/// What the reader, the lanes and the keeper of one file share.
+pub(super) struct Work {
+    engine: Arc<Inner>,
+    number: FileNumber,
+    pin: Pin,
+    temp: RemotePath,
+    attempt: u32,
+    grade: Grade,
+    sheet: Mutex<Sheet>,
+    queue: Queue,
+    /// Something worth a checkpoint happened.
+    dirty: Notify,
+    /// The error that ended this attempt; the first one counts.
+    error: Mutex<Option<Error>>,
+    lanes: Mutex<Vec<Arc<Lane>>>,
+    bytes_sent: AtomicU64,
+}
+
+/// An open handle on one connection.
+pub(super) struct Lane {
+    pub seat: Arc<Seat>,
+    pub writer: Box<dyn Writer>,
+}
+
+impl Work {
+    fn sheet(&self) -> MutexGuard<'_, Sheet> {
+        self.sheet.lock().expect("no panic while holding the lock")
+    }
+
+    fn fail(&self, error: Error) {
+        self.error.lock().expect("no panic while holding the lock").get_or_insert(error);
+        self.queue.close();
+    }
+
+    fn live_lane(&self) -> Option<Arc<Lane>> {
+        self.lanes.lock().expect("no panic while holding the lock").first().cloned()
+    }
+
+    fn drop_lane(&self, lane: &Arc<Lane>) {
+        self.lanes.lock().expect("no panic while holding the lock").retain(|l| !Arc::ptr_eq(l, lane));
+    }
+
+    /// Brings the missing ranges in order, a few at once, through the digests and into the queue.
+    async fn read_all(&self, ahead: usize) -> Result<()> {
+        let missing = self.sheet().missing();
+        let mut missing = missing.into_iter();
+        let mut reads = FuturesOrdered::new();
+        loop {
+            while reads.len() < ahead
+                && let Some(index) = missing.next()
+            {
+                let range = self.sheet().range(index);
+                reads.push_back(async move {
+                    let reserved = self.engine.budget.range(range.end - range.start).await;
+                    let data = self.engine.read_range(&self.pin, range.clone()).await?;
+                    Ok::<_, Error>(Parcel { index, offset: range.start, data, written: false, _reserved: reserved })
+                });
+            }
+            let Some(parcel) = reads.next().await else { return Ok(()) };
+            let parcel = parcel?;
+            self.digest(&parcel).await?;
+            self.queue.push(parcel);
+        }
+    }
+
+    async fn digest(&self, parcel: &Parcel) -> Result<()> {
+        let crc = crc64(&parcel.data);
+        let (ahead, mut digests) = {
+            let sheet = self.sheet();
+            (sheet.is_ahead(parcel.index), sheet.digests())
+        };
+        if !ahead {
+            return match self.sheet().read(parcel.index, &parcel.data, crc) {
+                true => Ok(()),
+                false => Err(Error::new(ErrorKind::SourceChanged, "read the source again", &self.pin.key)
+                    .because("the store returned other bytes for the same version than before the interruption")),
+            };
+        }
+        if !digests.is_empty() {
+            // SHA-256 of a range takes milliseconds; other files must not wait for it.
+            let data = parcel.data.clone();
+            digests = tokio::task::spawn_blocking(move || {
+                digests.update(&data);
+                digests
+            })
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
+        }
+        self.sheet().read_hashed(parcel.index, parcel.data.len() as u64, crc, digests);
+        Ok(())
+    }
+
+    /// Takes parcels until there are none; a parcel that this lane could not deliver goes back to the others.
+    async fn hand(&self, lane: &Arc<Lane>) -> Result<()> {
+        while let Some(mut parcel) = self.queue.pop().await {
+            if let Err(error) = self.carry(lane, &mut parcel).await {
+                if error.is_connection_lost() {
+                    lane.seat.lost();
+                    self.drop_lane(lane);
+                }
+                self.queue.give_back(parcel);
+                return Err(error);
+            }
+            if self.sheet().is_complete() {
+                self.queue.close();
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry(&self, lane: &Lane, parcel: &mut Parcel) -> Result<()> {
+        let length = parcel.data.len() as u64;
+        if !parcel.written {
+            let limiter = &self.engine.limiter;
+            if limiter.is_limited() {
+                for at in (0..parcel.data.len()).step_by(LIMITED_BLOCK) {
+                    let block = parcel.data.slice(at..(at + LIMITED_BLOCK).min(parcel.data.len()));
+                    limiter.take(block.len()).await;
+                    lane.writer.write_at(parcel.offset + at as u64, block).await?;
+                }
+            } else {
+                lane.writer.write_at(parcel.offset, parcel.data.clone()).await?;
+            }
+            parcel.written = true;
+            self.sheet().written(parcel.index);
+            self.bytes_sent.fetch_add(length, Relaxed);
+            self.engine.setup.meter.sent(length);
+            self.engine.setup.meter.done(length);
+        }
+        let proof = self.engine.prove(&*lane.writer, self.grade, parcel.offset, &parcel.data).await?;
+        self.sheet().proved(parcel.index, proof);
+        self.dirty.notify_one();
+        Ok(())
+    }
+
+    /// Looks again at what an earlier connection had confirmed and a restart of the server may have lost.
+    async fn look_at_suspects(&self, lane: &Lane, readable: bool) -> Result<()> {
+        let suspects = self.sheet().suspects();
+        for (index, crc) in suspects {
+            if self.queue.is_closed() {
+                return Err(cancelled());
+            }
+            let range = self.sheet().range(index);
+            let length = range.end - range.start;
+            let there = if readable { self.engine.remote_crc(&*lane.writer, range).await? == (crc, length) } else { false };
+            if there {
+                self.sheet().cleared(index);
+            } else {
+                let lost = self.sheet().lost(index);
+                self.engine.setup.meter.undone(lost);
+                debug!(file = %self.number, range = index, "a confirmed range was lost and is sent again");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps checkpoints current. A store that cannot write now delays them; only a lost lease ends the attempt.
+    async fn keep(&self) {
+        loop {
+            self.dirty.notified().await;
+            if let Err(error) = self.checkpoint().await {
+                if error.kind == ErrorKind::LeaseLost {
+                    return self.fail(error);
+                }
+                warn!(file = %self.number, error = %chain(&error), "checkpoint not saved");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.dirty.notify_one();
+            }
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<()> {
+        let (checkpoint, done) = {
+            let sheet = self.sheet();
+            (sheet.checkpoint(&self.pin, &self.temp, self.attempt, self.engine.setup.epoch), sheet.confirmed_bytes())
+        };
+        self.engine.setup.ledger.checkpoint(self.number, &checkpoint, done).await
+    }
+
+    /// Asks for a sync often enough that little has to be looked at again after a lost connection.
+    async fn sync_now_and_then(&self) {
+        let mut last = Instant::now();
+        loop {
+            tokio::time::sleep(SYNC_LOOK).await;
+            let waiting = self.sheet().unsynced_bytes();
+            if waiting == 0 || (waiting < SYNC_BYTES && last.elapsed() < SYNC_EVERY) {
+                continue;
+            }
+            let Some(lane) = self.live_lane() else { continue };
+            let covered = self.sheet().before_sync();
+            if lane.writer.sync().await.is_ok() {
+                self.sheet().synced(&covered);
+                self.dirty.notify_one();
+            }
+            last = Instant::now();
+        }
+    }
+}
+
+impl FileRun {
+    /// Moves what the sheet misses over as many lanes as the plan and the server allow. Returns a live lane.
+    pub(super) async fn move_ranges(&mut self, first: Lane, plan: &Plan, temp: &RemotePath, capabilities: &Capabilities) -> Result<Lane> {
+        let engine = self.engine.clone();
+        let work = Arc::new(Work {
+            number: self.task.number,
+            pin: self.task.pin.clone(),
+            temp: temp.clone(),
+            attempt: self.attempt,
+            grade: plan.grade,
+            sheet: Mutex::new(self.sheet.take().expect("ranges are moved after the sheet was made")),
+            queue: Queue::default(),
+            dirty: Notify::new(),
+            error: Mutex::new(None),
+            lanes: Mutex::new(Vec::new()),
+            bytes_sent: AtomicU64::new(0),
+            engine,
+        });
+        let outcome = self.run_lanes(&work, first, plan, capabilities).await;
+        self.bytes_sent += work.bytes_sent.load(Relaxed);
+        // All tasks that held the work are gone or aborted; what they knew is in the sheet.
+        let alive = work.live_lane();
+        {
+            let mut sheet = work.sheet();
+            if alive.is_none() {
+                sheet.connection_lost();
+            }
+        }
+        if outcome.is_err()
+            && let Err(error) = work.checkpoint().await
+        {
+            warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved");
+        }
+        let placeholder = Sheet::new(0, 1, model::DigestSet { sha256: false, md5: false }, false, false);
+        self.sheet = Some(std::mem::replace(&mut *work.sheet(), placeholder));
+        outcome
+    }
+
+    async fn run_lanes(&mut self, work: &Arc<Work>, first: Lane, plan: &Plan, capabilities: &Capabilities) -> Result<Lane> {
+        let engine = self.engine.clone();
+        let first = Arc::new(first);
+        if let Err(error) = work.look_at_suspects(&first, capabilities.read).await {
+            return Err(self.read_refused(error));
+        }
+        if self.task.checkpoint.take().is_some() {
+            self.bytes_resumed = work.sheet().confirmed_bytes();
+        }
+
+        let hands_per_lane = if capabilities.offset_writes { HANDS_PER_LANE } else { 1 };
+        let ahead = (plan.connections as usize * 2).clamp(3, 8);
+        let (more, mut lanes) = mpsc::channel(1);
+        let mut background = JoinSet::new();
+        background.spawn({
+            let work = work.clone();
+            async move {
+                if let Err(error) = work.read_all(ahead).await {
+                    work.fail(error);
+                }
+            }
+        });
+        background.spawn({
+            let work = work.clone();
+            async move { work.keep().await }
+        });
+        if capabilities.sync {
+            let work = work.clone();
+            background.spawn(async move { work.sync_now_and_then().await });
+        }
+        background.spawn({
+            let (work, held, wanted, readable) = (work.clone(), first.seat.id(), plan.connections, capabilities.read);
+            async move { open_more(&work, held, wanted, readable, more).await }
+        });
+
+        let mut hands = JoinSet::new();
+        let mut last_error = None;
+        add_lane(&mut hands, work, first.clone(), hands_per_lane);
+        if work.sheet().is_complete() {
+            work.queue.close();
+        }
+        loop {
+            tokio::select! {
+                Some(lane) = lanes.recv() => {
+                    let lane: Arc<Lane> = lane;
+                    self.connections.insert(lane.seat.id());
+                    add_lane(&mut hands, work, lane, hands_per_lane);
+                }
+                ended = hands.join_next() => match ended {
+                    None => break,
+                    Some(Ok(Ok(()))) => {}
+                    // Other lanes may still finish the file.
+                    Some(Ok(Err(error))) if error.is_connection_lost() => last_error = Some(error),
+                    Some(Ok(Err(error))) => work.fail(self.read_refused(error)),
+                    Some(Err(error)) => work.fail(Error::new(ErrorKind::Internal, "send", Subject::Nothing).because(error)),
+                },
+                _ = engine.halt.cancelled(), if !work.queue.is_closed() => {
+                    work.fail(cancelled());
+                    hands.abort_all();
+                }
+            }
+        }
+        background.shutdown().await;
+        drop(first);
+        if let Some(error) = work.error.lock().expect("no panic while holding the lock").take() {
+            return Err(error);
+        }
+        if !work.sheet().is_complete() {
+            return Err(last_error.unwrap_or_else(|| Error::new(ErrorKind::NetworkReset, "send", &self.task.path)));
+        }
+        self.close_all_but_one(work).await
+    }
+
+    /// Late write errors appear at close, so every lane's handle is closed; the last one serves the final checks.
+    async fn close_all_but_one(&mut self, work: &Work) -> Result<Lane> {
+        let mut lanes = std::mem::take(&mut *work.lanes.lock().expect("no panic while holding the lock"));
+        let kept = lanes.pop().ok_or_else(|| Error::new(ErrorKind::NetworkReset, "finish", &self.task.path))?;
+        for lane in lanes {
+            if let Err(error) = lane.writer.close().await {
+                work.sheet().connection_lost();
+                return Err(error);
+            }
+        }
+        match Arc::try_unwrap(kept) {
+            Ok(lane) => Ok(lane),
+            // Every task that held it has ended; opening again would be right all the same.
+            Err(shared) => {
+                let options = CreateOptions { mode: OpenMode::Existing, read: self.readable, permissions: None };
+                let writer = shared.seat.open(&work.temp, options).await?;
+                Ok(Lane { seat: shared.seat.clone(), writer })
+            }
+        }
+    }
+}
+
+fn add_lane(hands: &mut JoinSet<Result<()>>, work: &Arc<Work>, lane: Arc<Lane>, count: usize) {
+    work.lanes.lock().expect("no panic while holding the lock").push(lane.clone());
+    for _ in 0..count {
+        let (work, lane) = (work.clone(), lane.clone());
+        hands.spawn(async move { work.hand(&lane).await });
+    }
+}
+
+/// Opens the temporary file over further connections, until the server grants no more.
+async fn open_more(work: &Arc<Work>, first: u64, wanted: u64, readable: bool, lanes: mpsc::Sender<Arc<Lane>>) {
+    let mut held = vec![first];
+    while (held.len() as u64) < wanted && !work.queue.is_closed() {
+        let Some(seat) = work.engine.pool.another(&held).await else { return };
+        held.push(seat.id());
+        let options = CreateOptions { mode: OpenMode::Existing, read: readable, permissions: None };
+        match seat.open(&work.temp, options).await {
+            Ok(writer) => {
+                if lanes.send(Arc::new(Lane { seat: Arc::new(seat), writer })).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                debug!(error = %chain(&error), "a further connection could not open the file");
+                if error.is_connection_lost() {
+                    seat.lost();
+                }
+                return;
+            }
+        }
+    }
+}
