@@ -1,0 +1,68 @@
+//! Opening, refusing, copying.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use store::{ErrorKind, Mutation, Store};
+
+use crate::{id, transfer};
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn directory_and_files_are_private_and_records_survive_closing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("new/state.db");
+    let store = Store::open(&file).await.unwrap();
+    store.commit(Mutation::CreateTransfer(transfer(1))).await.unwrap();
+    assert_eq!(mode(file.parent().unwrap()), 0o700);
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(mode(&directory.path().join("new/state.db-wal")), 0o600);
+    let clone = store.clone();
+    store.close().await.unwrap();
+    assert_eq!(clone.transfer(&id(1)).await.unwrap_err().kind, ErrorKind::Closed);
+    assert_eq!(clone.commit(Mutation::CreateTransfer(transfer(2))).await.unwrap_err().kind, ErrorKind::Closed);
+    assert_eq!(Store::open(&file).await.unwrap().transfer(&id(1)).await.unwrap(), Some(transfer(1)));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state.db");
+    Store::open(&file).await.unwrap().close().await.unwrap();
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.pragma_update(None, "user_version", 99).unwrap();
+    other.close().unwrap();
+    let before = std::fs::read(&file).unwrap();
+    let error = Store::open(&file).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Newer);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("schema is 99"), "{cause}");
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_called_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state.db");
+    std::fs::write(&file, "not a database, but long enough to look at".repeat(100)).unwrap();
+    let error = Store::open(&file).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupt);
+    assert!(error.next_step().contains("restore a backup"));
+}
+
+#[tokio::test]
+async fn a_backup_is_a_whole_store_and_never_overwrites() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path().join("state.db")).await.unwrap();
+    store.commit(Mutation::CreateTransfer(transfer(1))).await.unwrap();
+    let copy = directory.path().join("copy.db");
+    store.backup(&copy).await.unwrap();
+    assert_eq!(mode(&copy), 0o600);
+    assert_eq!(store.backup(&copy).await.unwrap_err().kind, ErrorKind::Io);
+    let copy = Store::open(&copy).await.unwrap();
+    assert_eq!(copy.transfer(&id(1)).await.unwrap(), Some(transfer(1)));
+    copy.integrity_check().await.unwrap();
+}
