@@ -74,7 +74,8 @@ pub enum Mutation {
         transfer: TransferId,
     },
 
-    /// At most [`MAX_FILES`]. `Conflict` names the path and both keys if two keys meet in one path.
+    /// At most [`MAX_FILES`], all put into this transfer whatever their own field says. `Conflict` names the path and
+    /// both keys if two keys meet in one path.
     AddFiles {
         transfer: TransferId,
         files: Vec<FileRecord>,

@@ -81,8 +81,8 @@ impl Store {
         Ok(Self { jobs, readers: None, counters })
     }
 
-    /// Writes the batch whole or not at all. `Ok` means it is on the disk. A caller that stops waiting does not undo
-    /// it: the batch may still be written.
+    /// Writes the batch whole or not at all. `Ok` means it is on the disk; an error means it was not written, except
+    /// that after `Io` and `Closed` only reading tells. A caller that stops waiting does not undo it.
     pub async fn commit(&self, batch: impl Into<Batch>) -> Result<Committed> {
         let (answer, answered) = oneshot::channel();
         self.send(Job::Commit(Request { batch: batch.into(), answer })).await?;

@@ -4,6 +4,9 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::Access;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -18,6 +21,19 @@ pub(super) fn prepare(path: &Path, allow_network_filesystem: bool) -> Result<()>
     if !allow_network_filesystem {
         refuse_network_filesystem(directory)?;
     }
+    create(path)?;
+    // Asked and not tried: to open the file and close it again would drop the locks of another store in this process,
+    // as POSIX has it. WAL needs the directory as well.
+    for place in [path, directory] {
+        rustix::fs::access(place, Access::WRITE_OK).map_err(|error| from_io(error.into()))?;
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<()> {
+    // One after the other, because the close below must not come after another thread has its locks.
+    static CREATING: Mutex<()> = Mutex::new(());
+    let _one = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
