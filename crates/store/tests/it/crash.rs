@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use store::{Mutation, Store};
 
@@ -102,15 +101,18 @@ async fn every_answered_commit_is_there_after_fifty_kills() {
 async fn two_processes_write_to_one_file_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("state.db");
-    with_transfers(&file, 2 * LANES).await;
+    with_transfers(&file, 2 * LANES + 1).await;
     let store = Store::open(&file).await.unwrap();
     let children = [spawn(&file, 0), spawn(&file, LANES)];
     let readers = children.map(|(child, stdout)| std::thread::spawn(move || kill_after(child, stdout, 400)));
-    // And this process is a third.
-    for n in 100..120 {
-        store.commit(Mutation::CreateTransfer(transfer(n))).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    // And this process is a third, as long as the others live.
+    let mut bytes_total = 0;
+    while !readers.iter().all(|reader| reader.is_finished()) {
+        bytes_total += 1;
+        let own = Mutation::SetTransferTotals { transfer: id(2 * LANES), files_total: 0, bytes_total, listed: false, at: at(0) };
+        store.commit(own).await.unwrap();
     }
+    assert_eq!(store.transfer(&id(2 * LANES)).await.unwrap().unwrap().bytes_total, bytes_total);
     for reader in readers {
         for (lane, number) in reader.join().unwrap() {
             assert!(store.transfer(&id(lane)).await.unwrap().unwrap().files_total >= number, "lane {lane}");
