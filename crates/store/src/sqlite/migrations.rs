@@ -1,0 +1,99 @@
+//! The schema, and the way to it from every older one. `user_version` counts the steps taken; steps are only ever added.
+
+use rusqlite::Connection;
+
+use crate::{Error, ErrorKind, Result};
+
+/// "FFry": marks the file as ours.
+const APPLICATION: i32 = 0x4646_7279;
+const STEPS: &[&str] = &[include_str!("schema_1.sql")];
+
+/// Refuses, without writing, a file of a newer version or of another program.
+pub(super) fn check(connection: &Connection) -> Result<()> {
+    check_against(connection, STEPS.len())
+}
+
+fn check_against(connection: &Connection, newest: usize) -> Result<()> {
+    let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let version = version(connection)?;
+    if application == 0 && version == 0 {
+        let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables == 0 {
+            return Ok(());
+        }
+    }
+    if application != APPLICATION {
+        return Err(Error::bare(ErrorKind::Corrupt).reason("it is the database of another program"));
+    }
+    if version > newest {
+        let text = format!("a newer FileFerry wrote it: its schema is {version} and this program knows {newest}");
+        return Err(Error::bare(ErrorKind::Newer).reason(text));
+    }
+    Ok(())
+}
+
+pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
+    migrate_along(connection, STEPS)
+}
+
+fn migrate_along(connection: &mut Connection, steps: &[&str]) -> Result<()> {
+    if version(connection)? == steps.len() {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    // Again under the lock: another process may have migrated, or be newer, in between.
+    check_against(&transaction, steps.len())?;
+    for (index, step) in steps.iter().enumerate().skip(version(&transaction)?) {
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", index as i64 + 1)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn version(connection: &Connection) -> Result<usize> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    usize::try_from(version).map_err(|_| Error::bare(ErrorKind::Corrupt).reason(format!("its schema version is {version}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(connection: &Connection) -> Vec<String> {
+        let mut statement = connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn each_version_is_reached_from_the_one_before() {
+        let mut whole = Connection::open_in_memory().unwrap();
+        migrate(&mut whole).unwrap();
+        let mut stepwise = Connection::open_in_memory().unwrap();
+        for known in 1..=STEPS.len() {
+            migrate_along(&mut stepwise, &STEPS[..known]).unwrap();
+            assert_eq!(version(&stepwise).unwrap(), known);
+        }
+        assert_eq!(shape(&whole), shape(&stepwise));
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        let before = shape(&connection);
+        let broken: Vec<&str> = STEPS.iter().copied().chain(["CREATE TABLE extra (a); CREATE TABLE extra (a);"]).collect();
+        migrate_along(&mut connection, &broken).unwrap_err();
+        assert_eq!(version(&connection).unwrap(), STEPS.len());
+        assert_eq!(shape(&connection), before);
+    }
+
+    #[test]
+    fn the_database_of_another_program_is_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE theirs (a)").unwrap();
+        assert_eq!(check(&connection).unwrap_err().kind, ErrorKind::Corrupt);
+        assert_eq!(migrate(&mut connection).unwrap_err().kind, ErrorKind::Corrupt);
+    }
+}
