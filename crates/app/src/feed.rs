@@ -1,0 +1,111 @@
+//! Hands the manifest to the engine, page by page, with what earlier deliveries are known under each name.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use model::{FileNumber, FileState};
+use store::{Batch, FileQuery, FileRecord, Mutation, Store};
+use tokio::sync::Mutex;
+use transfer::port::{Feed, FileTask, Previous, SizeClass};
+use transfer::{Pin, Subject};
+
+use crate::error::Result;
+use crate::manifest::parse;
+use crate::transfers::Held;
+
+const PAGE: u32 = 500;
+/// Everything that is not where it should be; a file that failed is tried again by the next command.
+const OPEN: &[FileState] = &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held, FileState::Failed];
+
+#[derive(Debug)]
+pub struct ManifestFeed {
+    store: Store,
+    held: Held,
+    destination: String,
+    source: String,
+    small_up_to: u64,
+    small: Mutex<Cursor>,
+    large: Mutex<Cursor>,
+}
+
+#[derive(Debug, Default)]
+struct Cursor {
+    after: Option<FileNumber>,
+    ready: VecDeque<FileTask>,
+    ended: bool,
+}
+
+impl ManifestFeed {
+    /// `source` names store and bucket as deliveries record them.
+    pub fn new(store: Store, held: Held, destination: String, source: String, small_up_to: u64) -> Self {
+        Self { store, held, destination, source, small_up_to, small: Mutex::default(), large: Mutex::default() }
+    }
+
+    async fn fill(&self, cursor: &mut Cursor, class: SizeClass) -> Result<()> {
+        while cursor.ready.is_empty() && !cursor.ended {
+            let page = self.store.files(&self.held.record.id, FileQuery { after: cursor.after, states: Some(OPEN), limit: PAGE }).await?;
+            cursor.ended = page.is_empty();
+            cursor.after = page.last().map(|f| f.number).or(cursor.after);
+            let wanted: Vec<FileRecord> = page.into_iter().filter(|f| (f.size <= self.small_up_to) == (class == SizeClass::Small)).collect();
+            self.begin(&wanted).await?;
+            let paths: Vec<_> = wanted.iter().map(|f| f.path.clone()).collect();
+            let deliveries = self.store.deliveries(&self.destination, &paths).await?;
+            for file in wanted {
+                let pin: Pin = parse(&file.pin)?;
+                let previous = deliveries.iter().find(|d| d.path == file.path).map(|d| Previous {
+                    size: d.size,
+                    same_source: d.source == self.source && d.key == file.key && crate::delivery::is_version_of(d, &pin),
+                });
+                cursor.ready.push_back(FileTask {
+                    number: file.number,
+                    pin,
+                    path: file.path.clone(),
+                    attempt: attempt(&file),
+                    checkpoint: file.checkpoint.as_deref().map(parse).transpose()?,
+                    intent: file.intent.as_deref().map(parse).transpose()?,
+                    previous,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that an earlier run gave up are opened again, under this epoch.
+    async fn begin(&self, files: &[FileRecord]) -> Result<()> {
+        let again: Vec<_> = files.iter().filter(|f| f.state != FileState::Pending && f.state != FileState::InProgress).collect();
+        for files in again.chunks(store::MAX_MUTATIONS) {
+            let mut batch = Batch::new().guarded_by(self.held.guard());
+            batch.extend(files.iter().map(|f| Mutation::BeginAttempt {
+                transfer: f.transfer.clone(),
+                number: f.number,
+                attempt: attempt(f),
+                epoch: self.held.lease.epoch,
+                at: Timestamp::now(),
+            }));
+            self.store.commit(batch).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that was given up with nothing to continue gets a new temporary name.
+fn attempt(file: &FileRecord) -> u32 {
+    let nothing_left = file.checkpoint.is_none() && file.intent.is_none();
+    let given_up = matches!(file.state, FileState::Failed | FileState::Held);
+    file.attempt.max(1) + u32::from(given_up && nothing_left)
+}
+
+#[async_trait]
+impl Feed for ManifestFeed {
+    async fn next(&self, class: SizeClass) -> transfer::Result<Option<FileTask>> {
+        let mut cursor = match class {
+            SizeClass::Small => &self.small,
+            SizeClass::Large => &self.large,
+        }
+        .lock()
+        .await;
+        self.fill(&mut cursor, class).await.map_err(|e| transfer::Error::new(e.class, "read the manifest", Subject::Nothing).because(e))?;
+        Ok(cursor.ready.pop_front())
+    }
+}
