@@ -311,6 +311,7 @@ impl Bucket {
 async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
@@ -334,6 +335,7 @@ async fn serve(stream: TcpStream, number: u64, shared: Arc<Shared>, stop: Cancel
     let service = service_fn(move |request| answer::answer(shared.clone(), request, number, end.clone()));
     let connection = hyper::server::conn::http1::Builder::new().max_buf_size(1 << 20).serve_connection(io, service);
     tokio::select! {
+            biased;
         () = stop.cancelled() => {}
         // Clients go away and faults cut: both are ordinary here.
         _ = connection => {}
