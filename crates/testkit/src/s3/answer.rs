@@ -18,7 +18,7 @@ use super::read::{self, Ignored, Served};
 use super::request::Asked;
 use super::write::{self, Done};
 use super::xml::{HEAD, NAMESPACE, escape, iso};
-use super::{Content, Effect, InFlight, Logged, Operation, REQUESTS_KEPT, Request, S3Error, Shared, fault, listing};
+use super::{Checksum, Content, Effect, InFlight, Logged, Operation, REQUESTS_KEPT, Request, S3Error, Shared, fault, listing};
 
 /// Objects above this are read on a blocking thread when their checksum is asked for.
 const CHEAP_DIGEST: u64 = 4 << 20;
@@ -119,7 +119,13 @@ async fn prepare(shared: &Shared, asked: &Asked, end: &EndAfterFlush) -> Result<
             Effect::Replace(content) => {
                 with_bucket(shared, &asked.bucket, |bucket| {
                     let options = bucket.current(&asked.key).map(|version| version.options.clone()).unwrap_or_default();
-                    bucket.add(&asked.key, Some(content), super::ObjectOptions { etag: None, modified: None, ..options });
+                    // What was stated about the old bytes is not true of the new ones.
+                    let checksum = match options.checksum {
+                        Checksum::Stated { .. } => Checksum::None,
+                        computed => computed,
+                    };
+                    let options = super::ObjectOptions { etag: None, modified: None, checksum, ..options };
+                    bucket.add(&asked.key, Some(content), options);
                 });
             }
             Effect::ReplaceSilently(content) => with_bucket(shared, &asked.bucket, |bucket| bucket.overwrite_silently(&asked.key, content)),

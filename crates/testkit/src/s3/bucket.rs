@@ -263,7 +263,7 @@ impl BucketState {
     }
 
     /// Live objects with keys in `from..`, in order, computed as they are taken.
-    pub fn from_key<'a>(&'a self, from: Bound<&str>) -> Box<dyn Iterator<Item = (String, Arc<Version>)> + 'a> {
+    pub fn starting_at<'a>(&'a self, from: Bound<&str>) -> Box<dyn Iterator<Item = (String, Arc<Version>)> + 'a> {
         match &self.objects {
             Objects::Stored(objects) => Box::new(objects.range::<str, _>((from, Bound::Unbounded)).filter_map(|(key, versions)| {
                 let current = versions.last()?;

@@ -125,7 +125,7 @@ fn page(bucket: &BucketState, prefix: &str, delimiter: Option<&str>, after: Afte
     let mut last = After::Nothing;
     loop {
         let mut folder = None;
-        for (key, version) in bucket.from_key(as_str(&from)) {
+        for (key, version) in bucket.starting_at(as_str(&from)) {
             let Some(rest) = key.strip_prefix(prefix) else { break };
             if page.contents.len() + page.prefixes.len() == max_keys {
                 page.last = Some(last);
