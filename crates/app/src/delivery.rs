@@ -27,7 +27,15 @@ impl Letterhead {
     }
 
     /// The signed line.
-    pub fn receipt(&self, number: FileNumber, path: &RemotePath, state: FileState, delivery: &Delivery, version: Option<String>, now: Timestamp) -> Result<(Receipt, String)> {
+    pub fn receipt(
+        &self,
+        number: FileNumber,
+        path: &RemotePath,
+        state: FileState,
+        delivery: &Delivery,
+        version: Option<String>,
+        now: Timestamp,
+    ) -> Result<(Receipt, String)> {
         let pin = &delivery.pin;
         let endpoint = &self.endpoint;
         let receipt = Receipt {
@@ -81,7 +89,15 @@ impl Letterhead {
         Ok((receipt, line))
     }
 
-    pub fn record(&self, destination: &str, path: &RemotePath, state: FileState, delivery: &Delivery, version: Option<String>, now: Timestamp) -> store::Delivery {
+    pub fn record(
+        &self,
+        destination: &str,
+        path: &RemotePath,
+        state: FileState,
+        delivery: &Delivery,
+        version: Option<String>,
+        now: Timestamp,
+    ) -> store::Delivery {
         let pin = &delivery.pin;
         store::Delivery {
             destination: destination.to_owned(),

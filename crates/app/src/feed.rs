@@ -47,7 +47,8 @@ impl ManifestFeed {
             let page = self.store.files(&self.held.record.id, FileQuery { after: cursor.after, states: Some(OPEN), limit: PAGE }).await?;
             cursor.ended = page.is_empty();
             cursor.after = page.last().map(|f| f.number).or(cursor.after);
-            let wanted: Vec<FileRecord> = page.into_iter().filter(|f| (f.size <= self.small_up_to) == (class == SizeClass::Small)).collect();
+            let wanted: Vec<FileRecord> =
+                page.into_iter().filter(|f| (f.size <= self.small_up_to) == (class == SizeClass::Small)).collect();
             self.begin(&wanted).await?;
             let paths: Vec<_> = wanted.iter().map(|f| f.path.clone()).collect();
             let deliveries = self.store.deliveries(&self.destination, &paths).await?;

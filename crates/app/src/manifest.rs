@@ -146,7 +146,13 @@ impl<'a> Manifest<'a> {
             let change = Mutation::RemoveFiles { transfer: id.clone(), numbers: numbers.to_vec() };
             self.store.commit(Batch::new().guarded_by(self.held.guard()).push(change)).await?;
         }
-        let totals = Mutation::SetTransferTotals { transfer: id, files_total: self.totals.files, bytes_total: self.totals.bytes, listed: true, at: now };
+        let totals = Mutation::SetTransferTotals {
+            transfer: id,
+            files_total: self.totals.files,
+            bytes_total: self.totals.bytes,
+            listed: true,
+            at: now,
+        };
         self.store.commit(Batch::new().guarded_by(self.held.guard()).push(totals)).await?;
         Ok(self.totals)
     }

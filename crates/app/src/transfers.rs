@@ -60,7 +60,14 @@ pub fn new_id() -> Result<TransferId> {
 }
 
 /// Takes the unfinished transfer of the same identity, or begins a new one. `dead` says whether a holder is gone.
-pub async fn begin(store: &Store, spec: &CopySpec, destination: &str, holder: &Holder, now: Timestamp, dead: impl Fn(&Lease) -> bool) -> Result<Held> {
+pub async fn begin(
+    store: &Store,
+    spec: &CopySpec,
+    destination: &str,
+    holder: &Holder,
+    now: Timestamp,
+    dead: impl Fn(&Lease) -> bool,
+) -> Result<Held> {
     let identity = identity(spec, destination);
     // Two commands started at the same moment must not both create a record.
     let door = format!("copy:{identity}");
@@ -87,7 +94,8 @@ pub fn is_open(state: TransferState) -> bool {
 
 async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &str, holder: &Holder, now: Timestamp) -> Result<Held> {
     let id = new_id()?;
-    let spec_text = serde_json::to_string(spec).map_err(|e| Error::new(ErrorClass::Internal, format!("the request cannot be stored: {e}")))?;
+    let spec_text =
+        serde_json::to_string(spec).map_err(|e| Error::new(ErrorClass::Internal, format!("the request cannot be stored: {e}")))?;
     let record = TransferRecord {
         id: id.clone(),
         run: 1,
@@ -114,7 +122,14 @@ async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &st
 }
 
 /// Continues a transfer under a new epoch.
-pub async fn take(store: &Store, record: TransferRecord, holder: &Holder, now: Timestamp, dead: impl Fn(&Lease) -> bool, _spec: Option<&CopySpec>) -> Result<Held> {
+pub async fn take(
+    store: &Store,
+    record: TransferRecord,
+    holder: &Holder,
+    now: Timestamp,
+    dead: impl Fn(&Lease) -> bool,
+    _spec: Option<&CopySpec>,
+) -> Result<Held> {
     let lease = acquire(store, &lease_name(&record.id), holder, now, &dead).await?;
     let guard = LeaseGuard::from(&lease);
     let batch = Batch::new().guarded_by(guard).push(Mutation::SetTransferState {
@@ -126,7 +141,8 @@ pub async fn take(store: &Store, record: TransferRecord, holder: &Holder, now: T
     });
     store.commit(batch).await?;
     // What the record says now, not what it said before the lease was ours.
-    let record = store.transfer(&record.id).await?.ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {} is gone", record.id)))?;
+    let record =
+        store.transfer(&record.id).await?.ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {} is gone", record.id)))?;
     Ok(Held { record, lease, resumed: true })
 }
 
