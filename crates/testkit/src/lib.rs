@@ -1,1 +1,3 @@
-//! placeholder
+//! Real servers on free ports of the loopback, and servers that misbehave on demand. For tests and the demonstration only.
+
+pub mod sftp;
