@@ -65,6 +65,32 @@ impl Default for Behaviour {
     }
 }
 
+impl Behaviour {
+    /// The honest servers among these, by name, for the contract suite. Two logins are here because OpenSSH cannot
+    /// limit them by itself.
+    pub fn set_ups() -> Vec<(&'static str, Self)> {
+        let plain = Self::default;
+        let limits = Limits { max_read: 32 * 1024, max_write: 32 * 1024, max_handles: 4, ..Limits::default() };
+        let two = LoginLimit { count: 2, refusal: LoginRefusal::Authentication };
+        vec![
+            ("plain", plain()),
+            ("no extensions", Self { extensions: Extensions::NONE, ..plain() }),
+            ("no posix-rename", Self { extensions: Extensions { posix_rename: false, ..Extensions::ALL }, ..plain() }),
+            ("no fsync", Self { extensions: Extensions { fsync: false, ..Extensions::ALL }, ..plain() }),
+            ("rename overwrites", Self { rename: RenameRule::Overwrites, ..plain() }),
+            ("rename denied", Self { rename: RenameRule::Denied, ..plain() }),
+            ("rename unsupported", Self { rename: RenameRule::Unsupported, ..plain() }),
+            ("write-only", Self { write_only: true, ..plain() }),
+            ("no stat", Self { stat_denied: true, ..plain() }),
+            ("small limits", Self { limits, ..plain() }),
+            ("two logins", Self { logins: Some(two), ..plain() }),
+            ("one channel a connection", Self { max_channels: Some(1), ..plain() }),
+            ("shuffled replies", Self { reorder: Some(16), ..plain() }),
+            ("key, then password", Self { authentication: Authentication::KeyThenPassword, ..plain() }),
+        ]
+    }
+}
+
 /// An extension that is not announced is answered OP_UNSUPPORTED.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extensions {

@@ -25,10 +25,17 @@ impl Gauge {
         self.highest.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn up(&self) -> usize {
-        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
-        self.highest.fetch_max(now, Ordering::SeqCst);
-        now
+    pub(crate) fn up(&self) {
+        self.up_to(usize::MAX);
+    }
+
+    /// Up, unless that would be more than `limit`.
+    pub(crate) fn up_to(&self, limit: usize) -> bool {
+        let risen = self.now.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < limit).then_some(now + 1));
+        if let Ok(before) = risen {
+            self.highest.fetch_max(before + 1, Ordering::SeqCst);
+        }
+        risen.is_ok()
     }
 
     pub(crate) fn down(&self) {
@@ -60,7 +67,9 @@ pub struct Recorder {
     pub attempts: Attempts,
     /// TCP connections, logged in or not.
     pub connections: Gauge,
+    /// Those let in; one refused because of `Behaviour::logins` is in `refused_logins` instead.
     pub logins: Gauge,
+    pub refused_logins: AtomicUsize,
     pub channels: Gauge,
     pub open_files: Gauge,
     operations_seen: AtomicU64,

@@ -49,17 +49,14 @@ impl Connection {
     /// Lets the rightly authenticated in, as far as the login limit allows.
     fn admit(&mut self) -> Auth {
         let limit = self.shared.behaviour().logins;
-        let number = self.shared.recorder.logins.up();
-        self.logged_in = true;
-        if let Some(limit) = limit.filter(|limit| number > limit.count) {
-            match limit.refusal {
-                LoginRefusal::Authentication => {
-                    self.shared.recorder.logins.down();
-                    self.logged_in = false;
-                    return Auth::reject();
-                }
-                LoginRefusal::Channel | LoginRefusal::Disconnect => self.refuse_channels = true,
+        let recorder = &self.shared.recorder;
+        self.logged_in = recorder.logins.up_to(limit.map_or(usize::MAX, |limit| limit.count));
+        if !self.logged_in {
+            recorder.refused_logins.fetch_add(1, Ordering::SeqCst);
+            if limit.is_some_and(|limit| limit.refusal == LoginRefusal::Authentication) {
+                return Auth::reject();
             }
+            self.refuse_channels = true;
         }
         Auth::Accept
     }

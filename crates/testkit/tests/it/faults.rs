@@ -309,3 +309,44 @@ async fn names_are_told_with_their_content_before_the_client_hears() {
     assert_eq!(server.recorder().names().into_iter().collect::<Vec<_>>(), ["/.part", "/final"]);
     assert_eq!(server.recorder().count(Operation::is_write), 1);
 }
+
+#[tokio::test]
+async fn reading_listing_and_stat_can_be_denied() {
+    let server = server(Behaviour { write_only: true, stat_denied: true, ..Behaviour::default() }).await;
+    let mut client = Raw::start(&server).await;
+    client.put("f", b"in", 2).await;
+    assert_eq!(client.open("f", 1).await.status(), wire::PERMISSION_DENIED);
+    assert_eq!(client.ask(11, text("/")).await.status(), wire::PERMISSION_DENIED);
+    assert_eq!(client.ask(17, text("f")).await.status(), wire::PERMISSION_DENIED);
+    let handle = client.open("f", 2).await.string();
+    assert_eq!(client.ask(8, text(&handle)).await.status(), wire::PERMISSION_DENIED);
+    assert_eq!(client.ask(5, [text(&handle), vec![0; 12]].concat()).await.status(), wire::PERMISSION_DENIED);
+}
+
+#[tokio::test]
+async fn attributes_are_set_by_name_and_by_handle() {
+    let server = server(Behaviour::default()).await;
+    let mut client = Raw::start(&server).await;
+    let handle = client.create("f").await;
+    client.write(&handle, 0, b"0123456789").await;
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    assert_eq!(client.ask(10, [text(&handle), words(&[1, 0, 4])].concat()).await.status(), wire::OK);
+    assert_eq!(client.ask(9, [text("f"), words(&[4 | 8, 0o640, 1_000, 2_000])].concat()).await.status(), wire::OK);
+    let found = client.ask(17, text("f")).await.rest;
+    assert_eq!(found[..12], words(&[1 | 2 | 4 | 8, 0, 4]));
+    assert_eq!(found[20..], words(&[0o100_640, 1_000, 2_000]));
+    assert_eq!(client.ask(9, [text("missing"), words(&[4, 0o640])].concat()).await.status(), wire::NO_SUCH_FILE);
+}
+
+#[tokio::test]
+async fn an_exclusive_open_refuses_what_is_there() {
+    let server = server(Behaviour::default()).await;
+    let mut client = Raw::start(&server).await;
+    client.put("f", b"first", 5).await;
+    assert_eq!(client.open("f", 2 | 8 | 32).await.status(), wire::FAILURE);
+    assert_eq!(client.open("missing", 2).await.status(), wire::NO_SUCH_FILE);
+    assert_eq!(client.open("no/parent", 2 | 8).await.status(), wire::NO_SUCH_FILE);
+    let handle = client.open("f", 2).await.string();
+    assert_eq!(client.write(&handle, 1, b"I").await, wire::OK);
+    assert_eq!(stored(&server, "f"), b"fIrst");
+}

@@ -1,5 +1,7 @@
 //! Who gets in, how often, and what a refusal looks like.
 
+use std::sync::atomic::Ordering;
+
 use russh::client::{AuthResult, KeyboardInteractiveAuthResponse};
 use testkit::sftp::{Authentication, Behaviour, LoginLimit, LoginRefusal, SftpServer};
 
@@ -59,6 +61,7 @@ async fn one_login_too_many_is_refused_in_each_of_the_three_ways() {
                 assert!(third.channel_open_session().await.is_err());
             }
         }
+        assert_eq!((server.recorder().logins.highest(), server.recorder().refused_logins.load(Ordering::SeqCst)), (2, 1));
         drop(third);
         drop(first);
         // The server learns of a closed connection when its socket tells; wait for that and not for a time.
