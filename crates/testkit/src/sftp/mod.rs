@@ -310,7 +310,10 @@ impl Drop for SftpServer {
     fn drop(&mut self) {
         self.kill_connections();
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Waits until every task is gone, so that nothing outlives the server's directory; on a thread of its own,
+            // because a runtime may not be waited for inside another.
+            let stopping = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(2)));
+            let _ = stopping.join();
         }
     }
 }

@@ -111,7 +111,9 @@ async fn a_restarted_sandbox_is_still_the_known_host() {
     let first = SftpServer::builder().root(state.path().join("files")).keys_in(&keys).start().await.unwrap();
     let fingerprint = first.host_key_fingerprint();
     assert!(fingerprint.starts_with("SHA256:"));
+    let port = first.address();
     drop(first);
+    assert!(std::net::TcpStream::connect(port).is_err(), "nobody listens after the end");
     let again = SftpServer::builder().root(state.path().join("files")).keys_in(&keys).start().await.unwrap();
     assert_eq!(again.host_key_fingerprint(), fingerprint);
 }

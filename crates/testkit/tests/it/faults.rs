@@ -350,3 +350,17 @@ async fn an_exclusive_open_refuses_what_is_there() {
     assert_eq!(client.write(&handle, 1, b"I").await, wire::OK);
     assert_eq!(stored(&server, "f"), b"fIrst");
 }
+
+#[tokio::test]
+async fn nothing_is_left_when_the_server_goes_in_the_middle_of_work() {
+    let server = server(Behaviour::default()).await;
+    let root = server.root().to_owned();
+    let mut client = Raw::start(&server).await;
+    server.change(|behaviour| behaviour.latency = Duration::from_secs(60));
+    client.send(17, text("/")).await;
+    while server.recorder().operations_seen() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(server);
+    assert!(!root.exists());
+}
