@@ -386,6 +386,7 @@ impl SftpServer {
     }
 
     /// Asks before every operation; the first hook that does not say `Proceed` decides. Called from several threads.
+    /// A hook may change the behaviour and kill connections; it may not add hooks.
     pub fn on(&self, hook: impl Fn(&Operation) -> Verdict + Send + Sync + 'static) {
         self.shared.hooks.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
@@ -394,7 +395,8 @@ impl SftpServer {
         self.shared.hooks.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Tells of every name that appears or goes, before the client hears of it.
+    /// Tells of every name that appears or goes, before the client hears of it. The operation is still under way, so a
+    /// watcher may not kill connections or crash the server: both wait for operations to end.
     pub fn watch(&self, watcher: impl Fn(&NameEvent) + Send + Sync + 'static) {
         self.shared.watchers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(watcher));
     }
