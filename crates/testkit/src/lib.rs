@@ -1,6 +1,10 @@
-//! What tests and `make demo` run against: an S3 server inside the process and a TCP proxy that breaks connections.
-//! Nothing here is for production.
+//! Servers on free ports of the loopback, real ones and ones that misbehave on demand, and a proxy that breaks
+//! connections. For tests and the demonstration only.
 
+pub mod asyncssh;
 pub mod pace;
+pub mod process;
 pub mod proxy;
 pub mod s3;
+pub mod sftp;
+pub mod sshd;

@@ -1,6 +1,12 @@
-//! The test kit against itself: each fault happens, and without faults nothing does.
+//! The test kit against itself: each fault happens, and without faults nothing does. A fault that is not there would
+//! make every fault test pass.
 
+mod cli;
+mod faults;
 mod http;
+mod logins;
 mod proxy;
+mod raw;
+mod real;
 mod s3_faults;
 mod s3_objects;
