@@ -54,8 +54,14 @@ pub(super) async fn log_in(
 enum Candidate {
     File(Box<KeyFile>),
     /// An unlocked key whose certificate was refused.
-    Key { label: String, key: Arc<PrivateKey> },
-    Agent { label: String, identity: Box<AgentIdentity> },
+    Key {
+        label: String,
+        key: Arc<PrivateKey>,
+    },
+    Agent {
+        label: String,
+        identity: Box<AgentIdentity>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,7 +74,9 @@ enum Password {
 
 enum Outcome {
     Success,
-    Refused { partial: bool },
+    Refused {
+        partial: bool,
+    },
     /// Nothing was sent; the reason is noted.
     Skipped,
 }
@@ -158,7 +166,7 @@ impl Login<'_> {
 
     async fn booked(&mut self, remaining: MethodSet, partial: bool, label: Option<String>) -> Result<Outcome> {
         // russh reports a lost session as a refusal that leaves no method.
-        if remaining.is_empty() && (self.handle.is_closed() || self.observed.ended().is_some()) {
+        if remaining.is_empty() && self.observed.ended().is_some() {
             return Err(self.ended(label).await);
         }
         if let Some(label) = label {
@@ -481,7 +489,9 @@ impl Login<'_> {
                 use russh::Disconnect as D;
                 let kind = match D::try_from(code) {
                     // OpenSSH calls too many failures a protocol error.
-                    Ok(D::AuthCancelledByUser | D::NoMoreAuthMethodsAvailable | D::IllegalUserName | D::ProtocolError) => ErrorKind::DestAuth,
+                    Ok(D::AuthCancelledByUser | D::NoMoreAuthMethodsAvailable | D::IllegalUserName | D::ProtocolError) => {
+                        ErrorKind::DestAuth
+                    }
                     Ok(D::HostNotAllowedToConnect | D::ServiceNotAvailable | D::TooManyConnections) => ErrorKind::DestUnreachable,
                     _ if judged => ErrorKind::DestAuth,
                     _ => ErrorKind::NetworkReset,

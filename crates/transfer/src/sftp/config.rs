@@ -182,7 +182,9 @@ pub fn resolve(
     let port = endpoint.port.or(settings.port).unwrap_or_else(|| endpoint.protocol.default_port());
     let address = match &settings.host_name {
         Some(name) => {
-            let name = Tokens { host: &endpoint.host, original: &endpoint.host, port, user: &user, local_user: local_user.as_deref(), home }.expand(name)?;
+            let name =
+                Tokens { host: &endpoint.host, original: &endpoint.host, port, user: &user, local_user: local_user.as_deref(), home }
+                    .expand(name)?;
             Some(name).filter(|name| *name != endpoint.host)
         }
         None => None,
@@ -269,7 +271,8 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn expand(&self, text: &str) -> Result<String> {
-        let wrong = |why: String| Error::new(ErrorKind::DestAuth, "expand the ssh_config value", Subject::Setting(text.to_owned())).because(why);
+        let wrong =
+            |why: String| Error::new(ErrorKind::DestAuth, "expand the ssh_config value", Subject::Setting(text.to_owned())).because(why);
         let home = || self.home.map(|home| home.display().to_string()).ok_or_else(|| wrong("the home directory is not known".to_owned()));
         let mut out = String::new();
         let mut rest = text;
@@ -338,7 +341,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_url_and_the_url_over_ssh_config() {
-        let text = "Host h\n HostName real-%h\n Port 2222\n User conf\n IdentityFile ~/k-%h-%r-%u\n IdentityFile %d/%%\n UserKnownHostsFile /kh\n";
+        let text =
+            "Host h\n HostName real-%h\n Port 2222\n User conf\n IdentityFile ~/k-%h-%r-%u\n IdentityFile %d/%%\n UserKnownHostsFile /kh\n";
         let (home, overrides) = with_config(text);
         let config = resolve(&endpoint("h", None, None), overrides.clone(), Some(home.path()), &env).unwrap();
         assert_eq!((config.user(), config.port(), config.host()), ("conf", 2222, "real-h"));
@@ -385,7 +389,12 @@ mod tests {
     #[test]
     fn a_missing_user_and_an_unknown_token_are_explained() {
         let (home, overrides) = with_config("IdentityFile %z\n");
-        assert!(resolve(&endpoint("h", None, None), overrides.clone(), Some(home.path()), &|_| None).unwrap_err().to_string().contains("log in"));
+        assert!(
+            resolve(&endpoint("h", None, None), overrides.clone(), Some(home.path()), &|_| None)
+                .unwrap_err()
+                .to_string()
+                .contains("log in")
+        );
         let error = resolve(&endpoint("h", None, Some("u")), overrides, Some(home.path()), &env).unwrap_err();
         assert!(crate::error::chain(&error).contains("%z"));
     }

@@ -55,7 +55,9 @@ impl Socket {
 pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
     let deadline = Instant::now() + config.connect_timeout;
     let for_trust = config.clone();
-    let trust = tokio::task::spawn_blocking(move || Trust::load(&for_trust)).await.map_err(|e| failed(config, ErrorKind::Internal).because(e))??;
+    let trust = tokio::task::spawn_blocking(move || Trust::load(&for_trust))
+        .await
+        .map_err(|e| failed(config, ErrorKind::Internal).because(e))??;
     let trust = Arc::new(trust);
     let mut skip: Vec<String> = Vec::new();
     let mut first: Option<Box<Refusal>> = None;
@@ -68,7 +70,8 @@ pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
         match handshake(config, trust.clone(), preferred, deadline).await {
             Ok(shaken) => return finish(config, shaken, deadline).await,
             Err(Failure::Refused(refusal)) => {
-                let again = trust.may_ask_for_another_key() && refusal.reason == RefusalReason::Changed && !skip.contains(&refusal.algorithm);
+                let again =
+                    trust.may_ask_for_another_key() && refusal.reason == RefusalReason::Changed && !skip.contains(&refusal.algorithm);
                 skip.push(refusal.algorithm.clone());
                 match &mut first {
                     None => first = Some(refusal),
@@ -129,10 +132,10 @@ async fn handshake(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Pre
     let connecting = client::connect_stream(Arc::new(client_config(config, preferred)), link, handler);
     match tokio::time::timeout_at(deadline, connecting).await {
         Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, round_trip, socket }),
-        Ok(Err(error)) => Err(match observed.state().refusal.take() {
-            Some(refusal) => Failure::Refused(refusal),
-            None => Failure::Other(handshake_error(config, address, &error, &observed)),
-        }),
+        Ok(Err(error)) => {
+            let refusal = observed.state().refusal.take();
+            Err(refusal.map_or_else(|| Failure::Other(handshake_error(config, address, &error, &observed)), Failure::Refused))
+        }
         Err(_) => {
             let heard = observed.received();
             let why = match heard {
@@ -231,15 +234,17 @@ fn handshake_error(config: &SftpConfig, address: SocketAddr, error: &russh::Erro
     use std::io::ErrorKind as Io;
     let greeting = observed.state().greeting.clone();
     let no_ssh = !greeting.is_empty() && !greeting.split(|&b| b == b'\n').any(|line| line.starts_with(b"SSH-"));
-    let first_bytes = || format!("{address} does not speak SSH; its first bytes are \"{}\"", greeting[..greeting.len().min(120)].escape_ascii());
+    let first_bytes =
+        || format!("{address} does not speak SSH; its first bytes are \"{}\"", greeting[..greeting.len().min(120)].escape_ascii());
     let closed = matches!(error, russh::Error::Disconnect | russh::Error::HUP)
         || matches!(error, russh::Error::IO(e) if matches!(e.kind(), Io::UnexpectedEof | Io::ConnectionReset | Io::BrokenPipe | Io::ConnectionAborted));
     let (kind, why) = match error {
         russh::Error::Version => (ErrorKind::DestProtocol, first_bytes()),
         _ if no_ssh => (ErrorKind::DestProtocol, first_bytes()),
-        _ if closed && greeting.is_empty() => {
-            (ErrorKind::DestUnreachable, format!("{address} closed the connection before its greeting; it may limit connections or addresses"))
-        }
+        _ if closed && greeting.is_empty() => (
+            ErrorKind::DestUnreachable,
+            format!("{address} closed the connection before its greeting; it may limit connections or addresses"),
+        ),
         _ if closed => match observed.ended() {
             Some(Ended::Message { code, text }) if code == russh::Disconnect::KeyExchangeFailed as u32 => {
                 (ErrorKind::DestProtocol, format!("{address} ended the key exchange: {:?}", shorten(&text)))
@@ -377,7 +382,15 @@ impl client::Handler for ClientHandler {
     async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Result<(), russh::Error> {
         let (ended, result) = match reason {
             DisconnectReason::ReceivedDisconnect(said) => {
-                (Ended::Message { code: said.reason_code as u32, text: shorten(&said.message) }, Ok(()))
+                let text = shorten(&said.message);
+                let parting = std::io::Error::other(format!("the server ended the session: {text:?}"));
+                (Ended::Message { code: said.reason_code as u32, text }, Err(parting.into()))
+            }
+            // A refusal that leaves no method; the login has it already, and it is no loss of the connection.
+            DisconnectReason::Error(error @ russh::Error::NoAuthMethod) => return Err(error),
+            // `Link` gave up on a write.
+            DisconnectReason::Error(russh::Error::IO(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                (Ended::Failed("the network takes no more data".to_owned()), Err(russh::Error::InactivityTimeout))
             }
             DisconnectReason::Error(error) => {
                 let end = matches!(&error, russh::Error::IO(e) if e.kind() == std::io::ErrorKind::UnexpectedEof);
@@ -453,3 +466,7 @@ impl AsyncWrite for Link {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

@@ -57,7 +57,14 @@ impl KeyFile {
         };
         // A certificate for another key would only waste an attempt.
         let certificate = certificate.filter(|c| public.as_ref().is_none_or(|p| p.key_data() == c.public_key()));
-        Ok(Some(Self { path: identity.path.clone(), text: Secret::new(text), encrypted, public, certificate, passphrase: identity.passphrase.clone() }))
+        Ok(Some(Self {
+            path: identity.path.clone(),
+            text: Secret::new(text),
+            encrypted,
+            public,
+            certificate,
+            passphrase: identity.passphrase.clone(),
+        }))
     }
 
     /// Blocking, and slow on purpose where there is a passphrase.

@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn markers_are_kept_apart_and_strange_lines_are_noted() {
-        let text = format!("@revoked * {ONE}\n@cert-authority *.example {TWO}\n@new h {ONE}\nh.example\nh.example ssh-rsa {}\n", &ONE[12..]);
+        let text =
+            format!("@revoked * {ONE}\n@cert-authority *.example {TWO}\n@new h {ONE}\nh.example\nh.example ssh-rsa {}\n", &ONE[12..]);
         let found = known(&text, "h.example", 22);
         assert!(found.keys().next().is_none());
         assert_eq!(found.authorities().map(|e| e.line).collect::<Vec<_>>(), [2]);

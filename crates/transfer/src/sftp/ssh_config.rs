@@ -229,7 +229,10 @@ mod tests {
     fn the_first_value_wins_and_identities_add_up() {
         let text = "# c\nHost partner\n\tHostName=real.example\n  Port 2222\n IdentityFile \"~/a key\"\n\nHost *\n Port 22\n User all\n identityfile ~/b # why\n";
         let settings = read("partner", text).unwrap();
-        assert_eq!((settings.host_name.as_deref(), settings.port, settings.user.as_deref()), (Some("real.example"), Some(2222), Some("all")));
+        assert_eq!(
+            (settings.host_name.as_deref(), settings.port, settings.user.as_deref()),
+            (Some("real.example"), Some(2222), Some("all"))
+        );
         assert_eq!(settings.identity_files, ["~/a key", "~/b"]);
         assert_eq!(read("other", text).unwrap().port, Some(22));
     }
@@ -244,7 +247,8 @@ mod tests {
 
     #[test]
     fn match_blocks_and_proxies_are_reported() {
-        let settings = read("h", "Match exec true\n User evil\nHost h\n User good\n ProxyJump bastion\n ProxyCommand x\n Ciphers x\n").unwrap();
+        let settings =
+            read("h", "Match exec true\n User evil\nHost h\n User good\n ProxyJump bastion\n ProxyCommand x\n Ciphers x\n").unwrap();
         assert_eq!(settings.user.as_deref(), Some("good"));
         assert_eq!(settings.notes.len(), 2, "{:?}", settings.notes);
         assert!(settings.notes[0].contains(":1: Match") && settings.notes[1].contains("ProxyJump"));
@@ -253,7 +257,9 @@ mod tests {
 
     #[test]
     fn mistakes_name_file_and_line() {
-        for (text, word) in [("\nPort x\n", "config:2"), ("User \"a\n", "quotation"), ("IdentitiesOnly maybe\n", "yes or no"), ("User\n", "no value")] {
+        for (text, word) in
+            [("\nPort x\n", "config:2"), ("User \"a\n", "quotation"), ("IdentitiesOnly maybe\n", "yes or no"), ("User\n", "no value")]
+        {
             let error = crate::error::chain(&read("h", text).unwrap_err());
             assert!(error.contains(word) && error.contains("config:"), "{error}");
         }

@@ -253,8 +253,14 @@ pub(super) fn preferred(algorithms: Algorithms, keys: Vec<Algorithm>, certificat
         kex::DH_G18_SHA512,
         kex::DH_G14_SHA256,
     ];
-    let mut cipher =
-        vec![cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_128_CTR, cipher::AES_192_CTR, cipher::AES_256_CTR];
+    let mut cipher = vec![
+        cipher::AES_128_GCM,
+        cipher::AES_256_GCM,
+        cipher::CHACHA20_POLY1305,
+        cipher::AES_128_CTR,
+        cipher::AES_192_CTR,
+        cipher::AES_256_CTR,
+    ];
     let mut mac = vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
     if algorithms == Algorithms::Legacy {
         kex.extend([kex::DH_GEX_SHA1, kex::DH_G14_SHA1, kex::DH_G1_SHA1]);
