@@ -124,18 +124,28 @@ async fn two_keys_in_one_login_and_a_stranger_between_them() {
     assert!(error.kind == ErrorKind::DestAuth && text.contains("one (accepted)") && text.contains("stranger (refused)"), "{text}");
 }
 
+/// A child that ends with its test, also with a failing one.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn the_agent_signs_and_is_not_asked_for_more_than_servers_tolerate() {
     let Some(sshd) = Sshd::start(|_| {}, "").await else { return };
     let socket = sshd.path("agent");
-    let mut agent = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let mut agent = Running(Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap());
     let add =
         |path: &Path| Command::new("ssh-add").arg("-q").arg(path).env("SSH_AUTH_SOCK", &socket).stdin(Stdio::null()).status().unwrap();
     let d = sshd.directory.path();
     let good = key(d, "good", &["-t", "rsa", "-b", "2048"], "");
     // ssh-add fails until the agent listens.
     while !add(&good).success() {
-        assert!(agent.try_wait().unwrap().is_none(), "ssh-agent ended");
+        assert!(agent.0.try_wait().unwrap().is_none(), "ssh-agent ended");
         tokio::task::yield_now().await;
     }
     sshd.authorize(&[&good]);
@@ -162,8 +172,6 @@ async fn the_agent_signs_and_is_not_asked_for_more_than_servers_tolerate() {
     let error = error_of(&config).await;
     let text = chain(&error);
     assert!(error.kind == ErrorKind::DestAuth && !text.contains("Too many") && text.contains("3 more keys"), "{text}");
-    agent.kill().unwrap();
-    agent.wait().unwrap();
 }
 
 #[tokio::test]
