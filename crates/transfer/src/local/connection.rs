@@ -64,6 +64,7 @@ impl Connector for LocalConnector {
                 sync: true,
                 no_clobber,
                 atomic_replace: true,
+                exact_names: true,
                 set_times: true,
                 set_mode: true,
                 hashes: vec![],

@@ -93,6 +93,7 @@ impl MemoryDestination {
             sync: true,
             no_clobber: NoClobber::Atomic,
             atomic_replace: true,
+            exact_names: true,
             set_times: true,
             set_mode: true,
             hashes: vec![Algorithm::Sha256, Algorithm::Md5, Algorithm::Crc64nvme],

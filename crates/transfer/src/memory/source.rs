@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,9 +30,10 @@ struct State {
     reads: Vec<(String, Range<u64>)>,
 }
 
-#[derive(Debug)]
+/// Clones share the objects.
+#[derive(Debug, Clone)]
 pub struct MemorySource {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Default for MemorySource {
@@ -45,7 +46,7 @@ impl MemorySource {
     /// A bucket called `memory`, without versions, that keeps a CRC-64/NVME of each object.
     pub fn new() -> Self {
         let state = State { objects: BTreeMap::new(), versioned: false, checksums: true, page: 1000, writes: 0, reads: vec![] };
-        Self { state: Mutex::new(state) }
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Keeps versions from now on.

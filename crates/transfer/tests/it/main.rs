@@ -1,3 +1,5 @@
 //! Tests of this crate through its public face.
 
 mod contract;
+mod engine;
+mod harness;

@@ -1,0 +1,234 @@
+//! The engine on sources and destinations in memory: every policy, every grade, and interruption at every point.
+
+use std::sync::Arc;
+
+use model::{FileState, Grade, IfExists, Publish, Verify};
+use transfer::memory::{MemoryDestination, MemorySource};
+use transfer::{Capabilities, ErrorKind, NoClobber};
+
+use crate::harness::{Ferry, pattern};
+
+fn ferry(files: &[(&str, usize)]) -> (Ferry, MemorySource, MemoryDestination) {
+    let source = MemorySource::new();
+    for (key, size) in files {
+        source.put(key, pattern(*size));
+    }
+    let destination = MemoryDestination::new();
+    destination.make_directories("/in");
+    let ferry = Ferry::new(Arc::new(source.clone()), Arc::new(destination.clone()), "/in");
+    (ferry, source, destination)
+}
+
+fn assert_whole(source: &MemorySource, destination: &MemoryDestination, key: &str) {
+    let (sent, there) = (source.bytes(key).unwrap(), destination.bytes(&format!("/in/{key}")));
+    assert!(there.as_deref() == Some(&sent[..]), "{key} is not whole");
+}
+
+fn only_finals(destination: &MemoryDestination) {
+    let left: Vec<_> = destination.names().into_iter().filter(|n| n.contains(".ff-")).collect();
+    assert!(left.is_empty(), "temporary files were left: {left:?}");
+}
+
+#[tokio::test]
+async fn delivers_empty_small_and_large_files_whole() {
+    let files = [("empty", 0), ("one", 1), ("small", 100_000), ("exact", 9_437_184), ("large", 80_000_001)];
+    let (ferry, source, destination) = ferry(&files);
+    let keys: Vec<&str> = files.iter().map(|f| f.0).collect();
+    ferry.run(&keys).await.unwrap();
+    for (number, (key, size)) in files.iter().enumerate() {
+        assert_whole(&source, &destination, key);
+        let finished = ferry.records.kept(number as u32).finished.expect(key);
+        assert_eq!(finished.state, FileState::Delivered);
+        let delivery = finished.delivery.unwrap();
+        assert_eq!(delivery.bytes_sent, *size as u64);
+        assert_eq!(delivery.sha256.unwrap(), sha256(&source.bytes(key).unwrap()));
+    }
+    only_finals(&destination);
+}
+
+#[tokio::test]
+async fn an_existing_name_is_treated_as_asked() {
+    for (policy, state, replaced) in [
+        (IfExists::Fail, None, false),
+        (IfExists::Skip, Some(FileState::Skipped), false),
+        (IfExists::Update, Some(FileState::Delivered), true),
+        (IfExists::Replace, Some(FileState::Delivered), true),
+        (IfExists::ReplaceUnsafe, Some(FileState::Delivered), true),
+    ] {
+        for size in [10, 20_000_000] {
+            let (mut ferry, source, destination) = ferry(&[("a", size)]);
+            destination.put("/in/a", b"old");
+            ferry.wishes.if_exists = policy;
+            ferry.run(&["a"]).await.unwrap();
+            let kept = ferry.records.kept(0);
+            assert_eq!(kept.finished.map(|f| f.state), state, "{policy} {size}");
+            if replaced {
+                assert_whole(&source, &destination, "a");
+            } else {
+                assert_eq!(destination.bytes("/in/a").unwrap(), b"old");
+            }
+            if policy == IfExists::Fail {
+                assert_eq!(kept.failed.unwrap().0, ErrorKind::DestExists);
+            }
+            only_finals(&destination);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_atomic_replacement_keeps_the_old_file_unless_told_otherwise() {
+    let (mut ferry, source, destination) = ferry(&[("a", 10)]);
+    destination.put("/in/a", b"old");
+    destination.set_capabilities(Capabilities { atomic_replace: false, no_clobber: NoClobber::Checked, ..MemoryDestination::everything() });
+    ferry.wishes.if_exists = IfExists::Replace;
+    ferry.run(&["a"]).await.unwrap();
+    let (kind, text, _) = ferry.records.kept(0).failed.unwrap();
+    assert_eq!(kind, ErrorKind::DestExists);
+    assert!(text.contains("replace-unsafe"), "the alternative is named: {text}");
+    assert_eq!(destination.bytes("/in/a").unwrap(), b"old");
+
+    ferry.wishes.if_exists = IfExists::ReplaceUnsafe;
+    ferry.run(&["a"]).await.unwrap();
+    assert_whole(&source, &destination, "a");
+    only_finals(&destination);
+}
+
+#[tokio::test]
+async fn every_grade_is_earned_or_refused() {
+    let full = MemoryDestination::everything();
+    let blind = Capabilities { read: false, hashes: vec![], ..full.clone() };
+    let no_hash = Capabilities { hashes: vec![], ..full.clone() };
+    for (capabilities, verify, size, expected) in [
+        (&full, Verify::Auto, 100, Some(Grade::ServerHash)),
+        (&no_hash, Verify::Auto, 100, Some(Grade::ReadBack)),
+        (&no_hash, Verify::Auto, 30_000_000, Some(Grade::ReadBack)),
+        (&no_hash, Verify::AtLeast(Grade::Sampled), 30_000_000, Some(Grade::Sampled)),
+        (&no_hash, Verify::AtLeast(Grade::Acknowledged), 100, Some(Grade::Acknowledged)),
+        (&no_hash, Verify::AtLeast(Grade::Size), 100, Some(Grade::Size)),
+        (&no_hash, Verify::AtLeast(Grade::Size), 70_000_000, Some(Grade::Acknowledged)),
+        (&blind, Verify::Auto, 100, Some(Grade::Acknowledged)),
+        (&blind, Verify::AtLeast(Grade::ReadBack), 100, None),
+        (&blind, Verify::AtLeast(Grade::ReadBack), 30_000_000, None),
+    ] {
+        let (mut ferry, source, destination) = ferry(&[("a", size)]);
+        destination.set_capabilities(capabilities.clone());
+        ferry.wishes.verify = verify;
+        ferry.run(&["a"]).await.unwrap();
+        let kept = ferry.records.kept(0);
+        match expected {
+            Some(grade) => {
+                assert_eq!(
+                    kept.finished.unwrap_or_else(|| panic!("{verify} {size}: {:?}", kept.failed)).delivery.unwrap().grade,
+                    grade,
+                    "{verify} {size}"
+                );
+                assert_whole(&source, &destination, "a");
+            }
+            None => {
+                assert_eq!(kept.failed.unwrap().0, ErrorKind::DestDenied);
+                assert_eq!(destination.accepted(), 0, "refused before the first byte");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_engine_goes_on_where_it_was() {
+    let (mut ferry, source, destination) = ferry(&[("large", 60_000_000)]);
+    ferry.tuning.bandwidth = Some(200 << 20);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let meter = ferry.meter.clone();
+    let stopper = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while meter.snapshot().bytes_done < 20_000_000 {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+        })
+    };
+    let error = ferry.run_until(&["large"], &stop).await.unwrap_err();
+    stopper.await.unwrap();
+    assert_eq!(error.kind, ErrorKind::Cancelled);
+    assert!(destination.bytes("/in/large").is_none(), "a final name holds the whole file or nothing new");
+    let sent_before = destination.accepted();
+
+    ferry.tuning.bandwidth = None;
+    ferry.run(&["large"]).await.unwrap();
+    assert_whole(&source, &destination, "large");
+    only_finals(&destination);
+    let delivery = ferry.records.kept(0).finished.unwrap().delivery.unwrap();
+    assert!(delivery.bytes_resumed > 0, "nothing was resumed");
+    assert!(destination.accepted() - sent_before <= 60_000_000 - delivery.bytes_resumed);
+    assert_eq!(delivery.sha256.unwrap(), sha256(&source.bytes("large").unwrap()));
+}
+
+#[tokio::test]
+async fn a_server_that_loses_unsynced_data_is_found_out_on_resume() {
+    let (ferry, source, destination) = ferry(&[("large", 60_000_000)]);
+    let crash = {
+        let (meter, destination) = (ferry.meter.clone(), destination.clone());
+        tokio::spawn(async move {
+            while meter.snapshot().bytes_done < 25_000_000 {
+                tokio::task::yield_now().await;
+            }
+            destination.crash();
+        })
+    };
+    ferry.run(&["large"]).await.unwrap();
+    crash.await.unwrap();
+    assert!(ferry.records.kept(0).finished.is_some(), "{:?}", ferry.records.kept(0).failed);
+    assert_whole(&source, &destination, "large");
+    only_finals(&destination);
+}
+
+#[tokio::test]
+async fn a_full_destination_is_held_and_leaves_nothing_behind() {
+    for size in [1_000_000, 60_000_000] {
+        let (ferry, _, destination) = ferry(&[("a", size)]);
+        destination.set_capacity(Some(500_000));
+        ferry.run(&["a"]).await.unwrap();
+        assert_eq!(ferry.records.kept(0).failed.unwrap().0, ErrorKind::DestNoSpace);
+        assert!(destination.bytes("/in/a").is_none());
+        only_finals(&destination);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_limit_never_fails_a_file() {
+    let files: Vec<(String, usize)> = (0..40).map(|i| (format!("f{i}"), 300_000)).chain([("large".to_owned(), 70_000_000)]).collect();
+    let list: Vec<(&str, usize)> = files.iter().map(|(k, s)| (k.as_str(), *s)).collect();
+    let (mut ferry, source, destination) = ferry(&list);
+    destination.limit_connections(Some(1));
+    ferry.tuning.connections = Some(5);
+    let keys: Vec<&str> = list.iter().map(|f| f.0).collect();
+    ferry.run(&keys).await.unwrap();
+    for key in keys {
+        assert_whole(&source, &destination, key);
+    }
+}
+
+#[tokio::test]
+async fn the_gate_holds_a_verified_file_back() {
+    let (ferry, _, destination) = ferry(&[("a", 10)]);
+    *ferry.records.refuse_publish.lock().unwrap() = Some(ErrorKind::TicketInvalid);
+    ferry.run(&["a"]).await.unwrap();
+    assert!(destination.bytes("/in/a").is_none());
+    assert_eq!(ferry.records.kept(0).failed.unwrap().0, ErrorKind::TicketInvalid);
+}
+
+#[tokio::test]
+async fn in_place_is_only_used_when_asked_for_and_says_so() {
+    let (mut ferry, source, destination) = ferry(&[("a", 10), ("b", 20_000_000)]);
+    ferry.wishes.publish = Publish::InPlace;
+    ferry.run(&["a", "b"]).await.unwrap();
+    for (number, key) in ["a", "b"].iter().enumerate() {
+        assert_whole(&source, &destination, key);
+        assert_eq!(ferry.records.kept(number as u32).finished.unwrap().delivery.unwrap().mode, Publish::InPlace);
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes))
+}
