@@ -1,3 +1,4 @@
 //! Tests of this crate through its public face.
 
 mod contract;
+mod s3;
