@@ -182,11 +182,13 @@ async fn a_redirect_of_a_named_endpoint_is_not_followed_but_explained() {
 
 #[tokio::test]
 async fn a_refused_head_is_explained_by_a_get() {
-    let silent = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n".to_owned();
-    let server = Canned::start(vec![(silent, Then::Close), (refusal(403, "AccessDenied", ""), Then::Close)]).await;
-    let error = server.source().await.pin(&ObjectKey::new("k").unwrap(), None).await.unwrap_err();
-    let text = transfer::error::chain(&error);
-    assert!(error.kind == ErrorKind::SourceDenied && text.contains("AccessDenied: because"), "{text}");
+    for status in ["403 Forbidden", "400 Bad Request"] {
+        let silent = format!("HTTP/1.1 {status}\r\nconnection: close\r\nx-amz-bucket-region: us-east-1\r\n\r\n");
+        let server = Canned::start(vec![(silent, Then::Close), (refusal(403, "AccessDenied", ""), Then::Close)]).await;
+        let error = server.source().await.pin(&ObjectKey::new("k").unwrap(), None).await.unwrap_err();
+        let text = transfer::error::chain(&error);
+        assert!(error.kind == ErrorKind::SourceDenied && text.contains("AccessDenied: because"), "{text}");
+    }
 }
 
 #[tokio::test]
