@@ -57,7 +57,9 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
                 // The successor works under another name; this one is ours alone.
                 file.discard().await;
             }
-            if error.kind != ErrorKind::Cancelled {
+            if error.kind == ErrorKind::Cancelled {
+                engine.interrupted.store(true, std::sync::atomic::Ordering::Relaxed);
+            } else {
                 engine.halt(error);
             }
             return;

@@ -12,6 +12,7 @@ mod read;
 mod send;
 mod whole;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use model::{RemotePath, TempName, Thresholds, TransferId};
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     /// An error that no other file can escape: a refused login, a lost lease.
     halted: Mutex<Option<Error>>,
     halt: CancellationToken,
+    /// A stop came while a file was under way; it is left for a resume.
+    interrupted: AtomicBool,
 }
 
 impl Engine {
@@ -116,6 +119,7 @@ impl Engine {
             offsets: Mutex::new(None),
             halted: Mutex::new(None),
             halt: setup.stop.child_token(),
+            interrupted: AtomicBool::new(false),
             setup,
         };
         Self { inner: Arc::new(inner) }
@@ -141,6 +145,7 @@ impl Engine {
         let halted = self.inner.halted.lock().expect("no panic while holding the lock").take();
         match halted {
             Some(error) => Err(error),
+            None if self.inner.interrupted.load(Relaxed) => Err(file::cancelled()),
             None => small.and(large),
         }
     }
@@ -151,7 +156,7 @@ impl Engine {
         let outcome = loop {
             let slot = tokio::select! {
                 biased;
-                _ = self.inner.halt.cancelled() => break Err(Error::new(ErrorKind::Cancelled, "go on", crate::Subject::Nothing)),
+                _ = self.inner.halt.cancelled() => break Err(file::cancelled()),
                 slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
             };
             while files.try_join_next().is_some() {}

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use md5::Digest as _;
 use model::{Algorithm, Digest, Endpoint, Protocol, RemotePath};
 
 use super::file::Node;
+use super::writer::{MemoryWriter, refused, set_attributes};
 use crate::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Error, ErrorKind, Metadata, NoClobber, OpenMode, RenameMode, Result,
     ServerIdentity, Writer,
@@ -17,21 +17,20 @@ use crate::{
 
 /// Where `/~/` leads.
 const HOME: &str = "/home/user";
-const MAX_READ: usize = 256 * 1024;
 
-type SharedNode = Arc<Mutex<Node>>;
+pub(super) type SharedNode = Arc<Mutex<Node>>;
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     files: BTreeMap<String, SharedNode>,
     directories: BTreeSet<String>,
     capabilities: Capabilities,
-    capacity: Option<u64>,
+    pub(super) capacity: Option<u64>,
     connection_limit: Option<usize>,
     open_connections: usize,
     /// Connections ever opened, and bytes ever accepted.
     connects: usize,
-    accepted: u64,
+    pub(super) accepted: u64,
     /// Grows with every crash; connections of an older life are gone.
     life: u64,
 }
@@ -41,7 +40,7 @@ impl State {
         self.directories.contains(parent(path))
     }
 
-    fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.files.values().map(|node| lock(node).now.stored()).sum()
     }
 }
@@ -53,7 +52,7 @@ fn parent(path: &str) -> &str {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic happens while it is held")
 }
 
@@ -236,7 +235,7 @@ impl Connector for MemoryDestination {
 
 /// What a connection shares with its open files.
 #[derive(Debug)]
-struct Session {
+pub(super) struct Session {
     state: Arc<Mutex<State>>,
     life: u64,
     closed: AtomicBool,
@@ -244,7 +243,7 @@ struct Session {
 
 impl Session {
     /// The server's state, while this session lives.
-    fn enter(&self, operation: &'static str, path: &RemotePath) -> Result<MutexGuard<'_, State>> {
+    pub(super) fn enter(&self, operation: &'static str, path: &RemotePath) -> Result<MutexGuard<'_, State>> {
         let state = lock(&self.state);
         if self.closed.load(Ordering::Acquire) || state.life != self.life {
             return Err(Error::new(ErrorKind::NetworkReset, operation, path).because("the connection is closed").on_lost_connection());
@@ -275,37 +274,9 @@ impl Drop for MemoryConnection {
 
 impl MemoryConnection {
     fn writer(&self, node: SharedNode, path: &RemotePath, readable: bool, writable: bool) -> Box<dyn Writer> {
-        Box::new(MemoryWriter {
-            session: self.session.clone(),
-            node,
-            path: path.clone(),
-            readable: readable && self.capabilities.read,
-            writable,
-            capabilities: self.capabilities.clone(),
-            late: Mutex::default(),
-            closed: AtomicBool::new(false),
-        })
+        let readable = readable && self.capabilities.read;
+        Box::new(MemoryWriter::new(self.session.clone(), node, path.clone(), readable, writable, self.capabilities.clone()))
     }
-}
-
-fn refused(kind: ErrorKind, operation: &'static str, path: &RemotePath, why: &'static str) -> Error {
-    Error::new(kind, operation, path).because(why)
-}
-
-fn set_attributes(
-    capabilities: &Capabilities,
-    node: &SharedNode,
-    path: &RemotePath,
-    modified: Option<jiff::Timestamp>,
-    permissions: Option<u32>,
-) -> Result<()> {
-    if (modified.is_some() && !capabilities.set_times) || (permissions.is_some() && !capabilities.set_mode) {
-        return Err(refused(ErrorKind::DestDenied, "set attributes of", path, "this server does not set them"));
-    }
-    let mut node = lock(node);
-    node.modified = modified.or(node.modified);
-    node.permissions = permissions.or(node.permissions);
-    Ok(())
 }
 
 #[async_trait]
@@ -493,98 +464,10 @@ impl Connection for MemoryConnection {
     }
 }
 
-#[derive(Debug)]
-pub struct MemoryWriter {
-    session: Arc<Session>,
-    node: SharedNode,
-    path: RemotePath,
-    readable: bool,
-    writable: bool,
-    capabilities: Capabilities,
-    /// An error that a server without confirmations tells only at the end.
-    late: Mutex<Option<Error>>,
-    closed: AtomicBool,
-}
-
-impl MemoryWriter {
-    fn enter(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(refused(ErrorKind::Internal, operation, &self.path, "the file was closed"));
-        }
-        self.session.enter(operation, &self.path)
-    }
-}
-
-#[async_trait]
-impl Writer for MemoryWriter {
-    async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        // Other writers get their turn, so that tests see every order of concurrent writes.
-        tokio::task::yield_now().await;
-        let mut state = self.enter("write")?;
-        if !self.writable {
-            return Err(refused(ErrorKind::DestDenied, "write", &self.path, "the file is open for reading only"));
-        }
-        // Counted only where it matters: every file is looked at.
-        let used = state.capacity.map(|capacity| (capacity, state.used()));
-        let mut node = lock(&self.node);
-        if !self.capabilities.offset_writes && offset != node.now.size() {
-            return Err(refused(ErrorKind::DestProtocol, "write", &self.path, "this server only appends"));
-        }
-        if let Some((capacity, used)) = used {
-            let mut grown = node.now.clone();
-            grown.write(offset, &data);
-            if used - node.now.stored() + grown.stored() > capacity {
-                let full = refused(ErrorKind::DestNoSpace, "write", &self.path, "the disk is full");
-                if self.capabilities.confirms_writes {
-                    return Err(full);
-                }
-                *lock(&self.late) = Some(full);
-                return Ok(());
-            }
-        }
-        node.now.write(offset, &data);
-        state.accepted += data.len() as u64;
-        Ok(())
-    }
-
-    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
-        let _state = self.enter("read back")?;
-        if !self.readable {
-            return Err(refused(ErrorKind::DestDenied, "read back", &self.path, "the file is not open for reading"));
-        }
-        Ok(Bytes::from(lock(&self.node).now.read(offset, length.min(MAX_READ))))
-    }
-
-    async fn size(&self) -> Result<u64> {
-        let _state = self.enter("look at")?;
-        Ok(lock(&self.node).now.size())
-    }
-
-    async fn sync(&self) -> Result<()> {
-        let _state = self.enter("sync")?;
-        if !self.capabilities.sync {
-            return Err(refused(ErrorKind::DestDenied, "sync", &self.path, "this server has no sync"));
-        }
-        let mut node = lock(&self.node);
-        node.durable = node.now.clone();
-        Ok(())
-    }
-
-    async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
-        let _state = self.enter("set attributes of")?;
-        set_attributes(&self.capabilities, &self.node, &self.path, modified, permissions)
-    }
-
-    async fn close(&self) -> Result<()> {
-        let _state = self.enter("close")?;
-        self.closed.store(true, Ordering::Release);
-        lock(&self.late).take().map_or(Ok(()), Err)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn path(text: &str) -> RemotePath {
         RemotePath::from_user(text).unwrap()

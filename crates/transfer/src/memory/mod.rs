@@ -3,6 +3,8 @@
 mod destination;
 mod file;
 mod source;
+mod writer;
 
-pub use destination::{MemoryConnection, MemoryDestination, MemoryWriter};
+pub use destination::{MemoryConnection, MemoryDestination};
 pub use source::MemorySource;
+pub use writer::MemoryWriter;

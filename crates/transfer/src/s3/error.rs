@@ -108,10 +108,10 @@ where
 /// No answer came: no credentials, no connection, or it broke.
 fn without_answer(cause: BoxError, stalled: bool, profile: Option<&str>) -> Failure {
     let text = crate::error::chain(&*cause);
-    let no_credentials =
-        ["no providers in chain", "failed to load credentials", "CredentialsNotLoaded", "credential provider was not enabled"]
-            .iter()
-            .any(|needle| text.contains(needle));
+    // The chain ends with the cloud machine's metadata service (IMDS): if that refuses, nothing was found before it.
+    let no_credentials = ["no providers in chain", "CredentialsNotLoaded", "credential provider was not enabled", "IMDS"]
+        .iter()
+        .any(|needle| text.contains(needle));
     if no_credentials {
         let profile = match profile {
             Some(name) => format!("the profile {name:?}"),
@@ -124,7 +124,7 @@ fn without_answer(cause: BoxError, stalled: bool, profile: Option<&str>) -> Fail
         return Failure::new(ErrorKind::SourceDenied, shortened(&hint));
     }
     // The token cache of `aws sso login` is only renewed by the user.
-    if ["identity resolver", "credentials", "SSO", "sso"].iter().any(|needle| text.contains(needle)) && !stalled {
+    if ["identity resolver", "loading credentials", "SSO token"].iter().any(|needle| text.contains(needle)) && !stalled {
         let hint = format!("the credentials could not be loaded: {text}; sign in again or name another profile");
         return Failure::new(ErrorKind::SourceDenied, shortened(&hint));
     }
@@ -247,6 +247,16 @@ mod tests {
         assert!(!answered(403, "AccessDenied", "", "", None).expired);
         assert_eq!(answered(301, "", "", "", Some("eu-west-1".into())).region.as_deref(), Some("eu-west-1"));
         assert_eq!(answered(404, "NoSuchKey", "", "", Some("eu-west-1".into())).region, None);
+    }
+
+    #[test]
+    fn missing_credentials_say_what_was_tried() {
+        let failure = without_answer("no providers in chain provided credentials".into(), false, Some("prod"));
+        let text = failure.cause.to_string();
+        assert_eq!(failure.kind, ErrorKind::SourceDenied);
+        assert!(text.contains("AWS_ACCESS_KEY_ID") && text.contains("\"prod\"") && text.contains("aws sso login"), "{text}");
+        assert_eq!(without_answer("dns error: lasso.example".into(), false, None).kind, ErrorKind::NetworkReset);
+        assert_eq!(without_answer("connect timed out".into(), true, None).kind, ErrorKind::NetworkStalled);
     }
 
     #[test]

@@ -223,6 +223,50 @@ mod tests {
         assert!(source.served.lock().unwrap().iter().all(|map| map.len() <= SERVED_VERSIONS));
     }
 
+    async fn signed() -> S3Source {
+        let mut config = S3Config::new("b");
+        config.region = Some("us-east-1".into());
+        S3Source::connect(config).await.unwrap()
+    }
+
+    /// Runs a request whose every answer is this failure; returns in which regions it was sent.
+    async fn regions_tried(source: &S3Source, failure: fn() -> Failure) -> Vec<String> {
+        let tried = Mutex::new(vec![]);
+        let result: Result<()> = source
+            .request("read", Subject::Nothing, |session| {
+                tried.lock().unwrap().push(session.region.clone());
+                async move { Err(failure()) }
+            })
+            .await;
+        assert_eq!(result.unwrap_err().kind, ErrorKind::SourceDenied);
+        tried.into_inner().unwrap()
+    }
+
+    #[tokio::test]
+    async fn expired_credentials_are_renewed_once() {
+        let expired = || error::answered(400, "ExpiredToken", "", "", None);
+        let source = signed().await;
+        assert_eq!(regions_tried(&source, expired).await.len(), 2);
+        assert_eq!(source.session().generation, 1);
+        // Keys that were given by value cannot be renewed.
+        let mut config = S3Config::new("b");
+        config.region = Some("us-east-1".into());
+        config.access_key = Some(AccessKey { id: "a".into(), secret: model::Credential::new("b"), session_token: None });
+        assert_eq!(regions_tried(&S3Source::connect(config).await.unwrap(), expired).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_bucket_in_another_region_is_followed_once() {
+        // A custom endpoint of the environment would rightly switch this off.
+        let source = signed().await;
+        if source.session().custom_endpoint {
+            return;
+        }
+        let tried = regions_tried(&source, || error::answered(301, "PermanentRedirect", "", "", Some("eu-west-1".into()))).await;
+        assert_eq!(tried, ["us-east-1", "eu-west-1"]);
+        assert_eq!(source.region(), "eu-west-1");
+    }
+
     #[test]
     fn a_region_of_the_store_cannot_become_another_host() {
         assert!(is_region("eu-central-1"));

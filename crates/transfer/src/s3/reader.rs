@@ -52,7 +52,7 @@ pub(super) async fn pin(source: &S3Source, session: Arc<Session>, key: &ObjectKe
         Ok(head) => head,
         Err(error) => {
             let failure = classify(error, profile);
-            return Err(if failure.mute && failure.region.is_none() {
+            return Err(if failure.mute && failure.region.as_ref().is_none_or(|region| *region == session.region) {
                 explain(source, &session, key, version, failure).await
             } else {
                 failure
