@@ -21,7 +21,6 @@ pub enum Event {
     File(FileReport),
     /// Something worth a line on stderr: a legacy algorithm, fewer logins than asked for, a retry.
     Note(String),
-    Summary(Summary),
 }
 
 /// `{"v":1,"type":"plan",…}`
@@ -123,5 +122,8 @@ pub struct Summary {
     pub seconds: f64,
     /// How many files failed with which class.
     pub errors: std::collections::BTreeMap<String, u64>,
+    /// What ended the whole run, as opposed to single files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
     pub exit_code: u8,
 }

@@ -61,6 +61,24 @@ impl Tally {
         self.delivered + self.unchanged + self.skipped + self.collected + self.superseded
     }
 
+    /// Adds what another part of the run counted.
+    pub fn merge(&mut self, other: Tally) {
+        self.delivered += other.delivered;
+        self.unchanged += other.unchanged;
+        self.skipped += other.skipped;
+        self.collected += other.collected;
+        self.superseded += other.superseded;
+        self.publish_pending += other.publish_pending;
+        self.held += other.held;
+        self.failed += other.failed;
+        self.bytes += other.bytes;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_resumed += other.bytes_resumed;
+        for (class, count) in other.errors {
+            *self.errors.entry(class).or_default() += count;
+        }
+    }
+
     fn count(&mut self, state: FileState) {
         match state {
             FileState::Delivered => self.delivered += 1,

@@ -17,7 +17,7 @@ pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
-pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TemplateInput, escape_name};
+pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TempParts, TemplateInput, escape_name};
 pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
 pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};

@@ -328,20 +328,29 @@ impl TempName {
         finished.sibling(&self.template.replace("{id}", &id))
     }
 
-    /// Whether `name` is one that this template makes, and for which transfer (its 12 characters).
-    pub fn owner<'a>(&self, name: &'a str) -> Option<&'a str> {
+    /// What a name that this template makes says of itself; `None` for names of others.
+    pub fn read<'a>(&self, name: &'a str) -> Option<TempParts<'a>> {
         let template = self.template.rsplit('/').next().unwrap_or(&self.template);
         let (before, after) = template.split_once("{id}")?;
         let id = name.strip_prefix(before)?.strip_suffix(after)?;
         let mut fields = id.split('-');
-        let short = fields.next()?;
-        let numbers: Vec<&str> = fields.collect();
-        let shaped = short.len() == 12
-            && short.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
-            && numbers.len() == 4
-            && numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        shaped.then_some(short)
+        let transfer = fields.next()?;
+        let shaped = transfer.len() == 12 && transfer.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b));
+        let mut number = || fields.next()?.parse::<u32>().ok();
+        let parts = TempParts { transfer, run: number()?, file: FileNumber(number()?), attempt: number()?, epoch: number()? };
+        (shaped && fields.next().is_none()).then_some(parts)
     }
+}
+
+/// The parts of a temporary name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TempParts<'a> {
+    /// The 12 characters of the transfer's id.
+    pub transfer: &'a str,
+    pub run: u32,
+    pub file: FileNumber,
+    pub attempt: u32,
+    pub epoch: u32,
 }
 
 #[cfg(test)]
@@ -421,9 +430,11 @@ mod tests {
         let finished = RemotePath::from_user("/in/a.csv").unwrap();
         let path = temp.path(&finished, &id, 1, FileNumber(1_234_567), 3, 12).unwrap();
         assert!(path.name().len() <= 48, "{} is {} bytes", path.name(), path.name().len());
-        assert_eq!(temp.owner(path.name()), Some(id.short()));
-        assert_eq!(temp.owner(".ff-someone-elses.part"), None);
-        assert_eq!(temp.owner("a.csv"), None);
+        let parts = TempParts { transfer: id.short(), run: 1, file: FileNumber(1_234_567), attempt: 3, epoch: 12 };
+        assert_eq!(temp.read(path.name()), Some(parts));
+        for name in [".ff-someone-elses.part", "a.csv", ".ff-777777777777-1-2-3.part", ".ff-777777777777-1-2-3-4-5.part", ".ff-777777777777-1-2-x-4.part"] {
+            assert_eq!(temp.read(name), None, "{name}");
+        }
         let staged = TempName::parse("tmp/{id}").unwrap();
         assert_eq!(staged.path(&finished, &id, 1, FileNumber(0), 1, 1).unwrap().parent().unwrap().as_str(), "/in/tmp");
         assert!(TempName::parse("../{id}").is_err());

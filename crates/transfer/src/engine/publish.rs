@@ -88,10 +88,13 @@ impl FileRun {
     /// `replace-unsafe` on a server without atomic replacement: the old file steps aside, comes back if ours cannot
     /// take its place, and is removed afterwards. Returns for how many milliseconds the name was missing.
     async fn rename_aside(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<u64> {
-        if seat.stat(path).await?.is_none() {
-            return seat.rename(temp, path, RenameMode::NoClobber).await.map(|()| 0);
-        }
         let aside = temp.sibling(&format!("{}.old", temp.name()))?;
+        if seat.stat(path).await?.is_none() {
+            seat.rename(temp, path, RenameMode::NoClobber).await?;
+            // There is one if an earlier try was cut after the old file stepped aside.
+            seat.remove(&aside).await?;
+            return Ok(0);
+        }
         let begin = Instant::now();
         let moved = match seat.rename(path, &aside, RenameMode::NoClobber).await {
             Ok(()) => true,

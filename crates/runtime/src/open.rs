@@ -1,0 +1,182 @@
+//! From a spec to a live source and a connector: URLs, settings and secrets come together here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use app::transfers::{Naming, destination_key};
+use app::{CopySpec, Options, S3Settings, SshSettings};
+use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
+use transfer::local::{LocalConnector, LocalSource};
+use transfer::s3::{CustomerKey, S3Config, S3Source};
+use transfer::sftp::{self, SftpConnector};
+use transfer::{Connector, Source};
+
+use crate::{Failure, Place};
+
+/// What is read: a whole prefix or one object.
+#[derive(Debug)]
+pub struct SourceSide {
+    pub source: Arc<dyn Source>,
+    /// Everything below this; empty for a whole bucket or directory.
+    pub prefix: String,
+    pub single: Option<ObjectKey>,
+}
+
+/// Where it goes.
+#[derive(Debug)]
+pub struct DestinationSide {
+    pub connector: Arc<dyn Connector>,
+    pub endpoint: Endpoint,
+    /// The server as records know it.
+    pub key: String,
+    pub path: RemotePath,
+    pub directory: bool,
+    /// Changes when the credential changes; says nothing about it.
+    pub credential: String,
+}
+
+pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: &Place) -> Result<SourceSide, Failure> {
+    match parse(url)? {
+        Location::S3 { bucket, text } => {
+            let config = S3Config {
+                endpoint: settings.endpoint.clone(),
+                region: settings.region.clone(),
+                profile: settings.profile.clone(),
+                path_style: settings.path_style,
+                request_payer: settings.request_payer,
+                anonymous: settings.no_sign_request,
+                customer_key: settings.sse_customer_key_from.as_deref().map(|reference| customer_key(reference, place)).transpose()?,
+                stall_timeout: options.stall_timeout,
+                ..S3Config::new(bucket)
+            };
+            let source = Arc::new(S3Source::connect(config).await?);
+            let directory = text.is_empty() || text.ends_with('/');
+            let single = (!directory).then(|| ObjectKey::new(text.clone())).transpose().map_err(|e| Failure::usage(format!("{url}: {e}")))?;
+            Ok(SourceSide { source, prefix: if directory { text } else { String::new() }, single })
+        }
+        Location::File { path, directory } => {
+            let local = PathBuf::from(path.as_str());
+            let is_directory = local.is_dir();
+            if directory && local.exists() && !is_directory {
+                return Err(Failure::usage(format!("{url} ends in / but is a file")));
+            }
+            let single = if is_directory { None } else { Some(ObjectKey::local(path.name())) };
+            Ok(SourceSide { source: Arc::new(LocalSource::open(local).await?), prefix: String::new(), single })
+        }
+        Location::Server { .. } => Err(Failure::usage(format!("{url} cannot be a source; copy reads from s3:// and file://"))),
+    }
+}
+
+fn customer_key(reference: &str, place: &Place) -> Result<CustomerKey, Failure> {
+    let text = crate::secret(reference, "the SSE-C key", place)?;
+    let bytes = data_encoding::BASE64.decode(text.expose().trim().as_bytes()).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
+    bytes.map(CustomerKey::new).ok_or_else(|| Failure::usage("the SSE-C key must be 32 bytes in base64".to_owned()))
+}
+
+pub fn destination(url: &str, ssh: &SshSettings, options: &Options, password: Option<Credential>, place: &Place) -> Result<DestinationSide, Failure> {
+    match parse(url)? {
+        Location::Server { endpoint, password: in_url, path, directory } => {
+            let password = password.or(in_url);
+            let password = match (password, ssh.password_from.as_deref()) {
+                (None, Some(reference)) => Some(crate::secret(reference, &endpoint.to_string(), place)?),
+                (password, _) => password,
+            };
+            let fingerprint = credential_fingerprint(&endpoint, ssh, password.as_ref(), place);
+            let overrides = sftp::SftpOverrides {
+                identities: ssh.identities.iter().map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true }).collect(),
+                known_hosts: ssh.known_hosts.clone(),
+                host_key_pins: ssh.host_keys.clone(),
+                password,
+                connect_timeout: Some(options.connect_timeout),
+                stall_timeout: Some(options.stall_timeout),
+                bind: ssh.bind,
+                algorithms: if ssh.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
+                prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
+                ..sftp::SftpOverrides::default()
+            };
+            let environment = |name: &str| match name {
+                "SSH_AUTH_SOCK" => place.ssh_agent.as_ref().and_then(|p| p.to_str().map(str::to_owned)),
+                "USER" | "LOGNAME" => place.login_name.clone(),
+                _ => None,
+            };
+            let config = sftp::resolve(&endpoint, overrides, Some(&place.home), &environment)?;
+            let endpoint = config.endpoint.clone();
+            Ok(DestinationSide {
+                key: destination_key(&endpoint),
+                connector: Arc::new(SftpConnector::new(config)),
+                endpoint,
+                path,
+                directory,
+                credential: fingerprint,
+            })
+        }
+        Location::File { path, directory } => {
+            let connector = LocalConnector::with_home(Some(place.home.clone()));
+            let endpoint = connector.endpoint().clone();
+            let directory = directory || std::path::Path::new(path.as_str()).is_dir();
+            Ok(DestinationSide { key: destination_key(&endpoint), connector: Arc::new(connector), endpoint, path, directory, credential: String::new() })
+        }
+        Location::S3 { .. } => Err(Failure::usage(format!("{url} cannot be a destination; copy writes to sftp:// and file://"))),
+    }
+}
+
+/// Source, destination and how names are made, together.
+pub fn naming(spec: &CopySpec, source: &SourceSide, destination: &DestinationSide, now: jiff::Timestamp) -> Result<Naming, Failure> {
+    if source.single.is_none() && !destination.directory {
+        return Err(Failure::usage(format!(
+            "{} names many files and {} one; end the destination with / to deliver into that directory",
+            spec.source, spec.destination
+        )));
+    }
+    let (root, exact) = if destination.directory {
+        (destination.path.clone(), None)
+    } else {
+        (destination.path.parent().unwrap_or_else(RemotePath::root), Some(destination.path.clone()))
+    };
+    // A single key below a directory keeps its last segment only.
+    let prefix = match &source.single {
+        Some(key) => key.as_str().rsplit_once('/').map_or(String::new(), |(dir, _)| format!("{dir}/")),
+        None => source.prefix.clone(),
+    };
+    Ok(Naming { root, template: spec.options.name.clone(), prefix, exact, now })
+}
+
+pub fn parse(url: &str) -> Result<Location, Failure> {
+    Location::parse(url).map_err(|e| match e {
+        model::LocationError::Name(name) => Failure::of(ErrorClass::DestNameInvalid, name.to_string()),
+        other => Failure::usage(other.to_string()),
+    })
+}
+
+/// A value that differs when another credential would be used. Slow to compute on purpose: it is stored, and a
+/// password must not be guessed from it.
+fn credential_fingerprint(endpoint: &Endpoint, ssh: &SshSettings, password: Option<&Credential>, place: &Place) -> String {
+    let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| place.home.join(".ssh").join(name));
+    let keys = if ssh.identities.is_empty() { defaults.to_vec() } else { ssh.identities.clone() };
+    let mut text = String::new();
+    for path in keys {
+        if let Ok(metadata) = std::fs::metadata(&path) {
+            let changed = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
+            text.push_str(&format!("{}:{}:{changed}\n", path.display(), metadata.len()));
+        }
+    }
+    text.push_str(password.map_or("", |p| p.expose()));
+    let rounds = std::num::NonZeroU32::new(50_000).expect("not zero");
+    let mut out = [0u8; 16];
+    aws_lc_rs::pbkdf2::derive(aws_lc_rs::pbkdf2::PBKDF2_HMAC_SHA256, rounds, endpoint.to_string().as_bytes(), text.as_bytes(), &mut out);
+    data_encoding::HEXLOWER.encode(&out)
+}
+
+struct Asker(Arc<dyn Fn(&str) -> Option<Credential> + Send + Sync>);
+
+impl std::fmt::Debug for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asker")
+    }
+}
+
+impl sftp::Prompt for Asker {
+    fn ask(&self, what: &str) -> Option<Credential> {
+        (self.0)(what)
+    }
+}
