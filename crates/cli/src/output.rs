@@ -51,10 +51,6 @@ impl Screen {
         self.0.json
     }
 
-    pub fn quiet(&self) -> bool {
-        self.0.quiet
-    }
-
     /// Nobody reads stdout any more.
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Relaxed)

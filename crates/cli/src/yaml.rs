@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 /// What stands after a key. Numbers and booleans stay text: the flags' own parsers read them.
@@ -30,81 +30,113 @@ pub struct Mistake {
 
 pub fn parse(text: &str) -> Result<Vec<Entry>, Mistake> {
     // A snippet of the file in a message could show a secret that does not belong there.
-    let options = serde_saphyr::options! { with_snippet: false, no_schema: false };
+    let options = serde_saphyr::options! { with_snippet: false };
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Vec::new());
     }
-    match serde_saphyr::from_str_with_options::<Value>(text, options) {
-        Ok(Value::Block(entries)) => Ok(entries),
+    match serde_saphyr::from_str_with_options::<Node>(text, options) {
+        Ok(Node::Block(entries)) => entries.into_iter().map(|(key, value)| entry(text, key, value)).collect(),
         Ok(_) => Err(Mistake { line: Some(1), message: "the file holds no blocks; begin with `copy:`".to_owned() }),
         Err(error) => Err(Mistake { line: error.location().map(|l| l.line()), message: error.to_string() }),
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+/// What the parser hands over. A number is kept as its place in the text: read as a number, the account
+/// 012345678901 would lose a digit.
+enum Node {
+    Nothing,
+    Number,
+    Text(String),
+    List(Vec<Spanned<Node>>),
+    Block(Vec<(Spanned<String>, Spanned<Node>)>),
+}
+
+fn entry(source: &str, key: Spanned<String>, value: Spanned<Node>) -> Result<Entry, Mistake> {
+    let line = key.referenced.line();
+    let value = match value.value {
+        Node::Nothing => Value::Nothing,
+        Node::List(items) => Value::Many(items.into_iter().map(|item| scalar(source, item)).collect::<Result<_, _>>()?),
+        Node::Block(entries) => Value::Block(entries.into_iter().map(|(key, value)| entry(source, key, value)).collect::<Result<_, _>>()?),
+        _ => Value::One(scalar(source, value)?),
+    };
+    Ok(Entry { key: key.value, line, value })
+}
+
+fn scalar(source: &str, node: Spanned<Node>) -> Result<String, Mistake> {
+    let mistake = |message: &str| Mistake { line: Some(node.referenced.line()), message: message.to_owned() };
+    match node.value {
+        Node::Text(text) => Ok(text),
+        Node::Number => {
+            let span = node.defined.span();
+            let range = span.byte_offset().zip(span.byte_len()).map(|(start, length)| start as usize..(start + length) as usize);
+            let text = range.and_then(|range| source.get(range)).ok_or_else(|| mistake("put this number into quotes"))?;
+            Ok(text.trim().to_owned())
+        }
+        _ => Err(mistake("a list holds plain values only")),
     }
 }
 
-struct ValueVisitor;
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
 
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value, a list or a block")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Nothing)
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Nothing)
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Nothing)
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Nothing)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        Node::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::One(value.to_string()))
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Text(value.to_string()))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::One(value.to_string()))
+    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
+        Ok(Node::Number)
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::One(value.to_string()))
+    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::Number)
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::One(value.to_string()))
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::Number)
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::One(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Node, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = sequence.next_element::<Value>()? {
-            match item {
-                Value::One(text) => items.push(text),
-                _ => return Err(A::Error::custom("a list holds plain values only")),
-            }
+        while let Some(item) = sequence.next_element()? {
+            items.push(item);
         }
-        Ok(Value::Many(items))
+        Ok(Node::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries = Vec::new();
-        while let Some((key, value)) = map.next_entry::<Spanned<String>, Value>()? {
-            entries.push(Entry { line: key.referenced.line(), key: key.value, value });
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
         }
-        Ok(Value::Block(entries))
+        Ok(Node::Block(entries))
     }
 }
 
@@ -126,9 +158,13 @@ mod tests {
 
     #[test]
     fn numbers_keep_the_form_in_which_they_were_written() {
-        let Value::Block(sso) = &parse("sso:\n  account_id: 012345678901\n  mode: 0640\n").unwrap()[0].value else { panic!() };
+        let Value::Block(sso) = &parse("sso:\n  account_id: 012345678901 # ours\n  ids: [007, 1.50]\n  mode: 0640\n").unwrap()[0].value
+        else {
+            panic!()
+        };
         assert_eq!(sso[0].value, Value::One("012345678901".into()));
-        assert_eq!(sso[1].value, Value::One("0640".into()));
+        assert_eq!(sso[1].value, Value::Many(vec!["007".into(), "1.50".into()]));
+        assert_eq!(sso[2].value, Value::One("0640".into()));
     }
 
     #[test]
