@@ -137,7 +137,6 @@ async fn print<T, R>(
     tokio::pin!(work);
     let result = loop {
         tokio::select! {
-            biased;
             Some(line) = lines.recv() => {
                 show(line);
                 if screen.is_closed() {

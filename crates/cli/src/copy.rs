@@ -85,7 +85,6 @@ async fn run(
     tokio::pin!(engine);
     let result = loop {
         tokio::select! {
-            biased;
             Some(event) = follow.recv() => reporter.event(event),
             result = &mut engine => break result,
         }

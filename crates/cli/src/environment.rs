@@ -50,7 +50,15 @@ impl Environment {
         let screen = screen.clone();
         let ask = move |question: &str| -> Option<Credential> {
             let question = model::escape_name(question);
-            screen.suspended(|| rpassword::prompt_password(format!("{question}: ")).ok().map(Credential::new))
+            let answer = screen.suspended(|| rpassword::prompt_password(format!("{question}: ")));
+            match answer {
+                Ok(text) => Some(Credential::new(text)),
+                // Ctrl-C reaches the prompt as a character. Going on without a password would look like a refused login.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
+                    std::process::exit(i32::from(model::ErrorClass::Cancelled.exit_code()))
+                }
+                Err(_) => None,
+            }
         };
         Place {
             state: self.state.clone(),

@@ -8,6 +8,7 @@ mod copy;
 mod environment;
 mod exit;
 mod explain;
+mod flags;
 mod history;
 mod output;
 mod progress;
@@ -46,17 +47,7 @@ fn run(arguments: &[OsString]) -> u8 {
     };
     let request = match settings::parse(arguments, load) {
         Ok(request) => request,
-        Err(ParseError::Clap(error)) => {
-            // clap would exit with 2; here 2 means a fault of ours.
-            let _ = error.print();
-            return if error.use_stderr() { exit::USAGE } else { exit::DONE };
-        }
-        Err(ParseError::Config(error)) => {
-            let json = arguments.iter().any(|argument| argument == "--json");
-            let screen = Screen::new(json, false, environment.colours);
-            screen.failure(&Trouble::usage(error.to_string(), "correct the file, or name another with --config"));
-            return exit::USAGE;
-        }
+        Err(error) => return refuse(error, arguments, &environment),
     };
     let global = &request.cli.global;
     let screen = Screen::new(global.json, global.quiet, environment.colours);
@@ -78,6 +69,32 @@ fn run(arguments: &[OsString]) -> u8 {
     // What still runs has been told to stop; a blocked read of a terminal or a disk must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// The command line or the configuration was not understood. Usage errors end with 1; clap would end with 2, which
+/// here means a fault of ours.
+fn refuse(error: ParseError, arguments: &[OsString], environment: &Environment) -> u8 {
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let screen = Screen::new(json, false, environment.colours);
+    match error {
+        ParseError::Clap(error) if !error.use_stderr() => {
+            let _ = error.print();
+            exit::DONE
+        }
+        ParseError::Clap(error) => {
+            let text = settings::without_passwords(&error.render().to_string(), arguments);
+            for line in text.trim_end().lines() {
+                screen.note(line);
+            }
+            let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            screen.failure_object(&Trouble::usage(what, "see `fileferry --help`"));
+            exit::USAGE
+        }
+        ParseError::Config(error) => {
+            screen.failure(&Trouble::usage(error.to_string(), "correct the file, or name another with --config"));
+            exit::USAGE
+        }
+    }
 }
 
 async fn carry_out(request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {

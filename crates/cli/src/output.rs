@@ -118,6 +118,10 @@ impl Screen {
     /// The command as a whole could not be carried out.
     pub fn failure(&self, trouble: &Trouble) {
         self.trouble(trouble);
+        self.failure_object(trouble);
+    }
+
+    pub fn failure_object(&self, trouble: &Trouble) {
         self.object(&ErrorLine {
             v: 1,
             kind: "error",

@@ -6,7 +6,7 @@ use app::spec::Mkdir;
 use app::{CopySpec, Options, S3Settings, SshSettings};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
-use model::{Credential, Location, NameTemplate, Thresholds};
+use model::{ByteCount, Credential, Location, NameTemplate, Thresholds};
 use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
@@ -14,6 +14,9 @@ use crate::args::{self, Cli, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, Serve
 use crate::config::{Config, ConfigError, Setting};
 use crate::environment::Environment;
 use crate::trouble::Trouble;
+
+/// Smaller ranges cost more in requests than they save in memory.
+const MIN_CHUNK: ByteCount = ByteCount::kib(64);
 
 /// A parsed command line, with what only its sources tell.
 #[derive(Debug)]
@@ -64,6 +67,11 @@ fn check(command: &clap::Command, config: &Config) -> Result<(), ConfigError> {
                 [text] if truth(text).is_some() => continue,
                 _ => return Err(fail(format!("{} is true or false", setting.key))),
             }
+        }
+        if setting.long.ends_with("-from")
+            && let Some(Err(error)) = setting.values.first().map(|text| text.parse::<Reference>())
+        {
+            return Err(fail(format!("{}: {error}", setting.key)));
         }
         let flags = setting.values.iter().map(|value| format!("--{}={value}", setting.long));
         let line = ["copy", "source", "destination"].into_iter().map(str::to_owned).chain(flags);
@@ -213,10 +221,9 @@ pub fn copy_spec(
     {
         return Err(Trouble::usage("--min-size is above --max-size, so nothing can match", "correct one of them"));
     }
-    if spec.options.chunk_size.get() < 64 << 10 || spec.options.chunk_size > spec.options.buffer {
-        let what =
-            format!("--chunk-size is {}; it is at least 64 KiB and at most --buffer ({})", spec.options.chunk_size, spec.options.buffer);
-        return Err(Trouble::usage(what, "leave it out, or raise --buffer as well"));
+    if spec.options.chunk_size < MIN_CHUNK {
+        let what = format!("--chunk-size is {}; it is at least {MIN_CHUNK}", spec.options.chunk_size);
+        return Err(Trouble::usage(what, "leave it out, or make it larger"));
     }
     Ok((spec, password))
 }
@@ -254,6 +261,9 @@ fn transfer_spec(
             format!("{from} stands for many files and {to} names one file"),
             "end the destination in / to name a directory",
         ));
+    }
+    if let Some(Err(error)) = store.sse_customer_key_from.as_ref().map(|text| text.parse::<Reference>()) {
+        return Err(Trouble::usage(format!("--sse-customer-key-from: {error}"), "write env:NAME or file:PATH"));
     }
     let mut spec = single_spec(store, server, environment);
     spec.source = source.to_owned();
@@ -295,6 +305,20 @@ pub fn credential(
         }),
         (None, None) => Ok(None),
     }
+}
+
+/// A usage message may repeat an argument; one that is a URL with a password must not show it.
+pub fn without_passwords(message: &str, arguments: &[OsString]) -> String {
+    let mut message = message.to_owned();
+    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
+        let Some((_, rest)) = argument.split_once("://") else { continue };
+        // Up to the last @, wherever it is: also what is no URL yet may hold a password.
+        let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
+        if let Some((_, password)) = userinfo.and_then(|userinfo| userinfo.split_once(':')).filter(|(_, p)| !p.is_empty()) {
+            message = message.replace(&format!(":{password}@"), ":***@");
+        }
+    }
+    message
 }
 
 #[cfg(test)]

@@ -71,6 +71,9 @@ fn configuration_is_found_and_its_mistakes_are_named() {
     assert_eq!(home.run(&["history", "--config", "/no/such/file.yaml"]).code, 1);
     let json = home.run(&["history", "--json"]);
     assert_eq!(json.objects()[0]["type"], "error");
+    let secret = home.write("secret.yaml", "copy:\n  password_from: hunter2\n");
+    let ran = home.run(&["history", "--config", text(&secret)]);
+    assert!(ran.code == 1 && ran.err.contains("env:NAME") && !ran.err.contains("hunter2"), "{}", ran.err);
 }
 
 #[test]
@@ -107,6 +110,8 @@ fn no_secret_is_in_any_output_or_file() {
         &["copy", &url, &url],
         &["copy", &source, &format!("sftp://u:{secret}@h:0/in/")],
         &["ls", &url],
+        &["ls", "x", &url],
+        &["copy", "--oops", &url, &url, "--json"],
     ] {
         let mut command = home.command(arguments);
         command.env("FILEFERRY_RETRIES", "0").env("FILEFERRY_CONNECT_TIMEOUT", "2s");
@@ -148,4 +153,19 @@ fn a_closed_stdout_is_not_a_panic() {
     let output = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_examples_in_the_reference_are_lines_of_this_form() {
+    let reference = include_str!("../../../../docs/reference.md");
+    let block = reference.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    for line in block.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(object["v"] == 1 && object["type"].is_string(), "{line}");
+    }
+    let example = reference.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let home = Home::new();
+    home.write("fileferry.yaml", example);
+    let ran = home.run(&["history"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
 }
