@@ -1,1 +1,136 @@
-fn main() {}
+//! The `fileferry` command line: reads what is asked, calls the runtime, prints what comes of it.
+
+mod args;
+mod backend;
+mod browse;
+mod config;
+mod copy;
+mod environment;
+mod exit;
+mod explain;
+mod flags;
+mod history;
+mod output;
+mod progress;
+mod receipt;
+mod receipt_file;
+mod report;
+mod settings;
+mod signals;
+mod trouble;
+mod yaml;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use args::{Command, HistoryCommand};
+use environment::Environment;
+use output::Screen;
+use settings::{ParseError, Request};
+use trouble::Trouble;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A panic is a fault of ours and ends like one, with the code that says so.
+    match std::panic::catch_unwind(|| run(&arguments)) {
+        Ok(code) => ExitCode::from(code),
+        Err(_) => ExitCode::from(model::ErrorClass::Internal.exit_code()),
+    }
+}
+
+fn run(arguments: &[OsString]) -> u8 {
+    let environment = Environment::read();
+    let load = |named: Option<&std::path::Path>| {
+        let named = named.map(|path| environment.expand(path));
+        let places = config::places(&environment.working, environment.config_home.as_deref());
+        config::load(named.as_deref(), &places, &|name| std::env::var(name).ok())
+    };
+    let request = match settings::parse(arguments, load) {
+        Ok(request) => request,
+        Err(error) => return refuse(error, arguments, &environment),
+    };
+    let global = &request.cli.global;
+    let screen = Screen::new(global.json, global.quiet, environment.colours);
+    log_to_stderr(global.verbose, environment.colours);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            screen.failure(&Trouble::of_class(model::ErrorClass::Internal, format!("could not start: {error}")));
+            return model::ErrorClass::Internal.exit_code();
+        }
+    };
+    let code = runtime.block_on(carry_out(&request, &environment, &screen)).unwrap_or_else(|trouble| {
+        // Code 0 with nothing to say: the reader of stdout went away.
+        if trouble.exit_code != exit::DONE {
+            screen.failure(&trouble);
+        }
+        trouble.exit_code
+    });
+    // What still runs has been told to stop; a blocked read of a terminal or a disk must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+/// The command line or the configuration was not understood. Usage errors end with 1; clap would end with 2, which
+/// here means a fault of ours.
+fn refuse(error: ParseError, arguments: &[OsString], environment: &Environment) -> u8 {
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let screen = Screen::new(json, false, environment.colours);
+    match error {
+        ParseError::Clap(error) if !error.use_stderr() => {
+            let _ = error.print();
+            exit::DONE
+        }
+        ParseError::Clap(error) => {
+            let text = settings::without_passwords(&error.render().to_string(), arguments);
+            for line in text.trim_end().lines() {
+                screen.note(line);
+            }
+            let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            screen.failure_object(&Trouble::usage(what, "see `fileferry --help`"));
+            exit::USAGE
+        }
+        ParseError::Config(error) => {
+            screen.failure(&Trouble::usage(error.to_string(), "correct the file, or name another with --config"));
+            exit::USAGE
+        }
+    }
+}
+
+async fn carry_out(request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
+    match &request.cli.command {
+        Command::Copy(args) => copy::copy(args, request, environment, screen).await,
+        Command::Ls(args) => browse::ls(args, environment, screen).await,
+        Command::Check(args) => browse::check(args, request, environment, screen).await,
+        Command::Hash(args) => browse::hash(args, environment, screen).await,
+        Command::Resume(args) => copy::resume(args, request, environment, screen).await,
+        Command::Clean(args) => browse::clean(args, environment, screen).await,
+        Command::History(args) => match &args.command {
+            None => history::show(args.limit, environment, screen).await,
+            Some(HistoryCommand::Prune { older_than }) => history::prune(*older_than, environment, screen).await,
+        },
+        Command::Receipt { command } => receipt::run(command, environment, screen),
+        Command::Explain(args) => explain::explain(args.subject.as_deref(), environment, screen).await,
+    }
+}
+
+/// `RUST_LOG` where it is set, otherwise what `-v` asks for.
+fn log_to_stderr(verbose: u8, colours: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    // The SDK and the TLS stack speak at length; they join in at -vvv.
+    let asked = if (1..=2).contains(&verbose) {
+        format!("warn,transfer={level},store={level},app={level},runtime={level},fileferry={level}")
+    } else {
+        level.to_owned()
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(asked));
+    let _ = tracing_log::LogTracer::init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).finish();
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

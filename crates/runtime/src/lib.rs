@@ -1,6 +1,9 @@
 //! The loops: opens what a spec names, drives the engine over the manifest, keeps leases alive.
 //! Everything the command line does goes through the functions here.
 
+pub mod keys;
+pub mod secret;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,0 +1,258 @@
+//! The command line as clap sees it. Every long flag gets its `FILEFERRY_*` variable in one place, `command()`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, ValueParser};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use model::{Algorithm, TempName, TransferId, parse_duration};
+
+use crate::flags::fingerprint;
+pub use crate::flags::{DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+
+#[derive(Debug, Parser)]
+#[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(about = "Delivers objects from S3 to SFTP servers: resumable, and proven with a signed receipt")]
+#[command(after_help = "Every flag is also a variable: --if-exists is FILEFERRY_IF_EXISTS. `fileferry explain CLASS` explains an error.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file instead of ./fileferry.yaml and the usual places
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// One JSON object per line on stdout, everything else on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// More detail on stderr: -v information, -vv debugging, -vvv everything
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy an object, a prefix or a local file or directory to a server
+    Copy(Box<CopyArgs>),
+    /// List a bucket, a prefix or a directory
+    Ls(LsArgs),
+    /// Compare source and destination; changes nothing
+    Check(Box<CheckArgs>),
+    /// Print digests of what a URL names
+    Hash(HashArgs),
+    /// Go on with interrupted copies, or give them up
+    Resume(ResumeArgs),
+    /// Remove temporary files that interrupted copies of ours left at a destination
+    Clean(CleanArgs),
+    /// Show what was copied from this machine
+    History(HistoryArgs),
+    /// Check receipts; show, rotate and trust signing keys
+    Receipt {
+        #[command(subcommand)]
+        command: ReceiptCommand,
+    },
+    /// Explain an error class or a transfer; without an argument, list the classes
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH
+    pub source: String,
+    /// sftp://[USER[:PASS]@]HOST[:PORT]/PATH or file:///PATH; a path ending in / is a directory, /~/ the login directory
+    pub destination: String,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    #[command(flatten)]
+    pub name: NameArgs,
+    #[command(flatten)]
+    pub delivery: DeliveryArgs,
+    #[command(flatten)]
+    pub speed: SpeedArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Say what would be sent where, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Follow the same copy when another process is already running it
+    #[arg(long)]
+    pub attach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// s3://BUCKET[/PREFIX], sftp://… or file:///PATH
+    pub url: String,
+    /// Everything below, not only the next level
+    #[arg(short, long)]
+    pub recursive: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH
+    pub source: String,
+    /// sftp://… or file:///PATH
+    pub destination: String,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    #[command(flatten)]
+    pub name: NameArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HashArgs {
+    /// s3://…, sftp://… or file:///PATH
+    pub url: String,
+    /// sha256, crc64nvme or md5; may be repeated [default: sha256]
+    #[arg(long, value_name = "NAME")]
+    pub digest: Vec<Algorithm>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Transfer to go on with (see `fileferry history`); without it, every unfinished one
+    pub id: Option<TransferId>,
+    /// Give up: remove the state and the temporary files of ID, or with --all of every unfinished transfer
+    #[arg(long)]
+    pub abandon: bool,
+    /// Every unfinished transfer
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
+    /// Where the password is: env:NAME, file:PATH or prompt
+    #[arg(long, value_name = "REF")]
+    pub password_from: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// sftp://…/DIRECTORY/ or file:///DIRECTORY/
+    pub url: String,
+    /// Only files that did not change for this long
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1d")]
+    pub older_than: Duration,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Temporary name that was used; {id} is the unique part [default: .ff-{id}.part]
+    #[arg(long, value_name = "TEMPLATE", value_parser = TempName::parse)]
+    pub temp_name: Option<TempName>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct HistoryArgs {
+    #[command(subcommand)]
+    pub command: Option<HistoryCommand>,
+    /// How many, newest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// Forget finished transfers
+    Prune {
+        /// Finished at least this long ago
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        older_than: Duration,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReceiptCommand {
+    /// Check that receipts are intact and signed by a trusted key
+    Verify(VerifyArgs),
+    /// This machine's signing key, and the keys it trusts
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// File of receipt lines; - reads stdin
+    pub file: PathBuf,
+    /// Trust exactly this key: a fingerprint, or a file of fingerprints or public keys; may be repeated
+    #[arg(long, value_name = "FILE|SHA256:…")]
+    pub key: Vec<String>,
+    /// Compare the delivered content with this local file
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Print fingerprint and public key, and the trusted keys
+    Show,
+    /// Make a new signing key; receipts of the old one stay trusted
+    Rotate,
+    /// Trust receipts of another machine
+    Trust {
+        /// Its fingerprint, from `fileferry receipt key show` there
+        #[arg(value_parser = fingerprint)]
+        fingerprint: String,
+        /// A word to remember it by
+        #[arg(default_value = "")]
+        comment: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// An error class such as dest_auth, or a transfer id
+    #[arg(value_name = "CLASS|ID")]
+    pub subject: Option<String>,
+}
+
+/// The command with its variables. `FILEFERRY_` and the long name in capitals is the rule, without exceptions.
+pub fn command() -> clap::Command {
+    decorate(Cli::command())
+}
+
+fn decorate(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_long().map(variable) {
+        Some(name) => {
+            // `FILEFERRY_RESEND=1` is what people write; clap alone takes only `true`.
+            let arg = match arg.get_action() {
+                ArgAction::SetTrue => arg.value_parser(ValueParser::from(BoolishValueParser::new())),
+                _ => arg,
+            };
+            arg.env(name).hide_env(true)
+        }
+        None => arg,
+    });
+    command.mut_subcommands(decorate)
+}
+
+pub fn variable(long: &str) -> String {
+    format!("FILEFERRY_{}", long.replace('-', "_").to_ascii_uppercase())
+}

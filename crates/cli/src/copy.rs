@@ -1,0 +1,171 @@
+//! `copy` and `resume`: starts the engine, follows its events, listens for signals.
+
+use std::future::Future;
+
+use app::Event;
+use app::event::Summary;
+use model::{Location, TransferId};
+use runtime::{Control, CopyMode, Failure, Place};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::args::{CopyArgs, OutputArgs, ResumeArgs};
+use crate::environment::Environment;
+use crate::output::Screen;
+use crate::receipt_file::ReceiptFile;
+use crate::report::Reporter;
+use crate::settings::Request;
+use crate::trouble::Trouble;
+use crate::{backend, exit, settings, signals};
+
+/// Events waiting to be printed. A slow terminal then slows the reports, not the memory.
+const QUEUE: usize = 256;
+
+pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
+    let (spec, in_url) = settings::copy_spec(args, request.choices, request.thresholds, environment)?;
+    warn_about_password(screen, in_url.is_some());
+    if spec.ssh.legacy_algorithms {
+        screen.note("warning: --ssh-algorithms legacy also offers algorithms that are no longer considered safe");
+    }
+    let place = environment.place(screen);
+    let password = settings::credential(in_url, spec.ssh.password_from.as_deref(), &spec.destination, &place)?;
+    let mode = CopyMode { dry_run: args.dry_run, attach: args.attach };
+    let reporter = reporter(&args.output, request, environment, screen)?;
+    let control = listen(screen)?;
+    let (events, follow) = mpsc::channel(QUEUE);
+    let engine = async { backend::copy(&place, spec, password, mode, events, control).await.map(|summary| vec![summary]) };
+    Ok(run(engine, follow, reporter, screen).await)
+}
+
+pub async fn resume(args: &ResumeArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
+    let place = environment.place(screen);
+    let named = args.id.as_ref().map_or("the unfinished copies", |id| id.as_str());
+    let password = settings::credential(None, args.password_from.as_deref(), named, &place)?;
+    if args.abandon {
+        return abandon(args, &place, password, screen).await;
+    }
+    let reporter = reporter(&args.output, request, environment, screen)?;
+    let control = listen(screen)?;
+    let (events, follow) = mpsc::channel(QUEUE);
+    let engine = backend::resume(&place, args.id.clone(), password, events, control);
+    Ok(run(engine, follow, reporter, screen).await)
+}
+
+async fn abandon(args: &ResumeArgs, place: &Place, password: Option<model::Credential>, screen: &Screen) -> Result<u8, Trouble> {
+    if args.id.is_none() && !args.all {
+        return Err(Trouble::usage(
+            "--abandon needs the id of a transfer, or --all",
+            "see `fileferry history` for ids; nothing was given up",
+        ));
+    }
+    #[derive(Serialize)]
+    struct Abandoned {
+        v: u32,
+        r#type: &'static str,
+        transfer_id: TransferId,
+    }
+    let given_up = backend::abandon(place, args.id.clone(), password).await?;
+    for id in &given_up {
+        screen.say(&format!("abandoned {id}: its state and temporary files are removed"));
+        screen.object(&Abandoned { v: 1, r#type: "abandoned", transfer_id: id.clone() });
+    }
+    if given_up.is_empty() {
+        screen.note("nothing is unfinished");
+    }
+    Ok(exit::DONE)
+}
+
+/// Drives the engine and the reports together and returns the exit code.
+async fn run(
+    engine: impl Future<Output = Result<Vec<Summary>, Failure>>,
+    mut follow: mpsc::Receiver<Event>,
+    mut reporter: Reporter,
+    screen: &Screen,
+) -> u8 {
+    tokio::pin!(engine);
+    let result = loop {
+        tokio::select! {
+            Some(event) = follow.recv() => reporter.event(event),
+            result = &mut engine => break result,
+        }
+    };
+    // Closing keeps what is queued and does not wait for a sender that somebody still holds.
+    follow.close();
+    while let Some(event) = follow.recv().await {
+        reporter.event(event);
+    }
+    match result {
+        Ok(summaries) => {
+            if summaries.is_empty() {
+                screen.note("nothing is unfinished");
+            }
+            summaries.into_iter().for_each(|summary| reporter.summary(summary));
+            if screen.is_closed() {
+                screen.note("nobody read stdout to its end; the copy went on");
+            }
+            reporter.finish()
+        }
+        Err(failure) => {
+            reporter.finish();
+            let trouble = Trouble::from(failure);
+            screen.failure(&trouble);
+            trouble.exit_code
+        }
+    }
+}
+
+fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<Reporter, Trouble> {
+    let receipts = output.receipt.as_deref().map(|path| ReceiptFile::open(&environment.expand(path))).transpose()?;
+    let global = &request.cli.global;
+    // Log lines would tear a bar to pieces.
+    let bar = environment.redraws && !output.no_progress && !global.json && !global.quiet && global.verbose == 0;
+    Ok(Reporter::new(screen.clone(), bar, environment.stdout_terminal, receipts))
+}
+
+fn listen(screen: &Screen) -> Result<Control, Trouble> {
+    let control = Control::default();
+    let said = screen.clone();
+    signals::install(control.clone(), move |line| said.note(line))
+        .map_err(|e| Trouble::of_class(model::ErrorClass::Internal, format!("could not listen for signals: {e}")))?;
+    Ok(control)
+}
+
+pub fn warn_about_password(screen: &Screen, given: bool) {
+    if given {
+        screen.note(
+            "warning: a password in a URL can be read in the process list and the shell's history; --password-from keeps it out of both",
+        );
+    }
+}
+
+/// For commands that name one URL.
+pub fn url_holds_password(url: &str) -> Result<bool, Trouble> {
+    Ok(matches!(settings::locate(url)?, Location::Server { password: Some(_), .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::captured::screen;
+
+    #[tokio::test]
+    async fn a_failed_command_ends_with_its_own_code_and_an_error_object() {
+        let (screen, out, err) = screen(true, false);
+        let (events, follow) = mpsc::channel(4);
+        let engine = async move {
+            events.send(Event::Note("almost".into())).await.unwrap();
+            // A sender that outlives the engine must not keep the command waiting.
+            std::mem::forget(events.clone());
+            let class = model::ErrorClass::DestHostKey;
+            Err(Failure { class, exit_code: class.exit_code(), message: "the key changed".into(), next: Some("look".into()) })
+        };
+        let reporter = Reporter::new(screen.clone(), false, false, None);
+        assert_eq!(run(engine, follow, reporter, &screen).await, 23);
+        let object: serde_json::Value = serde_json::from_str(out.text().trim()).unwrap();
+        assert_eq!(
+            (object["type"].as_str(), object["class"].as_str(), object["next"].as_str()),
+            (Some("error"), Some("dest_host_key"), Some("look"))
+        );
+        assert!(err.text().contains("almost\nerror: the key changed (dest_host_key)\n"));
+    }
+}

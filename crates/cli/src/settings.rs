@@ -1,0 +1,326 @@
+//! From the command line, the environment and config.yaml to a `CopySpec`.
+
+use std::ffi::OsString;
+
+use app::spec::Mkdir;
+use app::{CopySpec, Options, S3Settings, SshSettings};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, FromArgMatches as _};
+use model::{ByteCount, Credential, Location, NameTemplate, Thresholds};
+use runtime::Place;
+use runtime::secret::{Reference, SecretError};
+
+use crate::args::{self, Cli, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+use crate::config::{Config, ConfigError, Setting};
+use crate::environment::Environment;
+use crate::trouble::Trouble;
+
+/// Smaller ranges cost more in requests than they save in memory.
+const MIN_CHUNK: ByteCount = ByteCount::kib(64);
+
+/// A parsed command line, with what only its sources tell.
+#[derive(Debug)]
+pub struct Request {
+    pub cli: Cli,
+    pub choices: Choices,
+    pub thresholds: Thresholds,
+}
+
+/// Pairs of flags that contradict each other: the better source wins, on the command line the last one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Choices {
+    pub preserve_time: Option<bool>,
+    pub mkdir: Option<bool>,
+    pub flatten: bool,
+}
+
+#[derive(Debug)]
+pub enum ParseError {
+    /// Also `--help` and `--version`, which are no errors.
+    Clap(clap::Error),
+    Config(ConfigError),
+}
+
+pub fn parse(
+    arguments: &[OsString],
+    load: impl FnOnce(Option<&std::path::Path>) -> Result<Config, ConfigError>,
+) -> Result<Request, ParseError> {
+    let command = args::command();
+    let first = command.clone().try_get_matches_from(arguments).map_err(ParseError::Clap)?;
+    let named = first.get_one::<std::path::PathBuf>("config");
+    let config = load(named.map(|path| path.as_path())).map_err(ParseError::Config)?;
+    check(&command, &config).map_err(ParseError::Config)?;
+    let matches = with_defaults(command, &config.settings).try_get_matches_from(arguments).map_err(ParseError::Clap)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(ParseError::Clap)?;
+    Ok(Request { cli, choices: choices(&matches), thresholds: config.thresholds })
+}
+
+/// Every value of the file must be one that its flag takes, also when this command does not use it.
+fn check(command: &clap::Command, config: &Config) -> Result<(), ConfigError> {
+    let copy = command.find_subcommand("copy").expect("the copy command has every setting").clone();
+    let copy = copy.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    for setting in &config.settings {
+        let is_flag = copy.get_arguments().any(|arg| arg.get_long() == Some(setting.long) && !arg.get_action().takes_values());
+        let fail = |message: String| ConfigError { file: config.path.clone().unwrap_or_default(), line: Some(setting.line), message };
+        if is_flag {
+            match setting.values.as_slice() {
+                [text] if truth(text).is_some() => continue,
+                _ => return Err(fail(format!("{} is true or false", setting.key))),
+            }
+        }
+        if setting.long.ends_with("-from")
+            && let Some(Err(error)) = setting.values.first().map(|text| text.parse::<Reference>())
+        {
+            return Err(fail(format!("{}: {error}", setting.key)));
+        }
+        let flags = setting.values.iter().map(|value| format!("--{}={value}", setting.long));
+        let line = ["copy", "source", "destination"].into_iter().map(str::to_owned).chain(flags);
+        if let Err(error) = copy.clone().try_get_matches_from(line) {
+            let text = error.render().to_string();
+            let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            return Err(fail(format!("{}: {reason}", setting.key)));
+        }
+    }
+    Ok(())
+}
+
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// clap asks the command line first, then the environment, then defaults: settings become defaults.
+fn with_defaults(command: clap::Command, settings: &[Setting]) -> clap::Command {
+    let command = command.mut_subcommands(|sub| with_defaults(sub, settings));
+    command.mut_args(|arg| {
+        let Some(long) = arg.get_long() else { return arg };
+        let is_flag = !arg.get_action().takes_values();
+        // `mkdir: false` is what `--no-mkdir` says.
+        let negated = long.strip_prefix("no-").and_then(|positive| settings.iter().find(|s| s.long == positive));
+        if let Some(setting) = negated.filter(|_| is_flag && matches!(long, "no-mkdir" | "no-preserve-time")) {
+            return if truth(&setting.values[0]) == Some(false) { arg.default_value("true") } else { arg };
+        }
+        match settings.iter().find(|s| s.long == long) {
+            Some(setting) if is_flag => arg.default_value(if truth(&setting.values[0]) == Some(true) { "true" } else { "false" }),
+            Some(setting) => arg.default_values(setting.values.clone()),
+            None => arg,
+        }
+    })
+}
+
+fn choices(matches: &ArgMatches) -> Choices {
+    let Some((_, matches)) = matches.subcommand() else { return Choices::default() };
+    let known = |id: &str| matches.try_contains_id(id).unwrap_or(false);
+    let rank = |id: &str| match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => 3,
+        Some(ValueSource::EnvVariable) => 2,
+        Some(_) => 1,
+        None => 0,
+    };
+    let flag = |id: &str| if known(id) && matches.get_flag(id) { rank(id) } else { 0 };
+    let pair = |yes: &str, no: &str| match flag(yes).cmp(&flag(no)) {
+        std::cmp::Ordering::Greater => Some(true),
+        std::cmp::Ordering::Less => Some(false),
+        std::cmp::Ordering::Equal => None,
+    };
+    let named = if known("name") { rank("name") } else { 0 };
+    Choices { preserve_time: pair("preserve_time", "no_preserve_time"), mkdir: pair("mkdir", "no_mkdir"), flatten: flag("flatten") > named }
+}
+
+pub fn s3(args: &StoreArgs) -> S3Settings {
+    S3Settings {
+        endpoint: args.s3_endpoint.clone(),
+        region: args.s3_region.clone(),
+        profile: args.profile.clone(),
+        path_style: args.path_style,
+        request_payer: args.request_payer,
+        no_sign_request: args.no_sign_request,
+        sse_customer_key_from: args.sse_customer_key_from.clone(),
+    }
+}
+
+pub fn ssh(args: &ServerArgs, environment: &Environment) -> SshSettings {
+    SshSettings {
+        identities: args.identity.iter().map(|path| environment.expand(path)).collect(),
+        password_from: args.password_from.clone(),
+        known_hosts: args.known_hosts.iter().map(|path| environment.expand(path)).collect(),
+        host_keys: args.host_key.clone(),
+        legacy_algorithms: args.ssh_algorithms.as_deref() == Some("legacy"),
+        bind: args.bind,
+    }
+}
+
+fn server_options(options: &mut Options, args: &ServerArgs) {
+    options.connect_timeout = args.connect_timeout.unwrap_or(options.connect_timeout);
+    options.stall_timeout = args.stall_timeout.unwrap_or(options.stall_timeout);
+    options.retry_auth = args.retry_auth;
+}
+
+fn select_options(options: &mut Options, args: &SelectArgs) {
+    options.include.clone_from(&args.include);
+    options.exclude.clone_from(&args.exclude);
+    options.files_from.clone_from(&args.files_from);
+    (options.min_size, options.max_size) = (args.min_size, args.max_size);
+    (options.min_age, options.max_age) = (args.min_age, args.max_age);
+}
+
+fn name_options(options: &mut Options, args: &NameArgs, choices: Choices) {
+    options.name = match &args.name {
+        _ if choices.flatten => NameTemplate::flatten(),
+        Some(template) => template.clone(),
+        None => NameTemplate::keep(),
+    };
+}
+
+fn delivery_options(options: &mut Options, args: &DeliveryArgs, choices: Choices) {
+    options.verify = args.verify.unwrap_or(options.verify);
+    options.digests.clone_from(&args.digest);
+    options.if_exists = args.if_exists.unwrap_or(options.if_exists);
+    options.resend = args.resend;
+    options.publish = args.publish.unwrap_or(options.publish);
+    options.temp_name = args.temp_name.clone().unwrap_or_default();
+    options.preserve_time = choices.preserve_time.unwrap_or(true);
+    options.chmod = args.chmod;
+    options.mkdir = match choices.mkdir {
+        Some(true) => Mkdir::All,
+        Some(false) => Mkdir::Never,
+        None => Mkdir::Below,
+    };
+    options.fail_if_empty = args.fail_if_empty;
+}
+
+fn speed_options(options: &mut Options, args: &SpeedArgs) {
+    options.connections = args.connections;
+    options.transfers = args.transfers.unwrap_or(options.transfers);
+    options.lanes = args.lanes.unwrap_or(options.lanes);
+    options.chunk_size = args.chunk_size.unwrap_or(options.chunk_size);
+    options.buffer = args.buffer.unwrap_or(options.buffer);
+    options.bwlimit = args.bwlimit.unwrap_or(options.bwlimit);
+    options.retries = args.retries.unwrap_or(options.retries);
+    options.max_duration = args.max_duration;
+}
+
+/// The whole of `copy`; the destination's password is taken out of the spec and returned beside it.
+pub fn copy_spec(
+    args: &CopyArgs,
+    choices: Choices,
+    thresholds: Thresholds,
+    environment: &Environment,
+) -> Result<(CopySpec, Option<Credential>), Trouble> {
+    let (mut spec, password) = transfer_spec(&args.source, &args.destination, &args.store, &args.server, environment)?;
+    select_options(&mut spec.options, &args.select);
+    name_options(&mut spec.options, &args.name, choices);
+    delivery_options(&mut spec.options, &args.delivery, choices);
+    speed_options(&mut spec.options, &args.speed);
+    spec.options.thresholds = thresholds;
+    if let (Some(min), Some(max)) = (spec.options.min_size, spec.options.max_size)
+        && min > max
+    {
+        return Err(Trouble::usage("--min-size is above --max-size, so nothing can match", "correct one of them"));
+    }
+    if spec.options.chunk_size < MIN_CHUNK {
+        let what = format!("--chunk-size is {}; it is at least {MIN_CHUNK}", spec.options.chunk_size);
+        return Err(Trouble::usage(what, "leave it out, or make it larger"));
+    }
+    Ok((spec, password))
+}
+
+pub fn check_spec(args: &args::CheckArgs, choices: Choices, environment: &Environment) -> Result<(CopySpec, Option<Credential>), Trouble> {
+    let (mut spec, password) = transfer_spec(&args.source, &args.destination, &args.store, &args.server, environment)?;
+    select_options(&mut spec.options, &args.select);
+    name_options(&mut spec.options, &args.name, choices);
+    Ok((spec, password))
+}
+
+fn transfer_spec(
+    source: &str,
+    destination: &str,
+    store: &StoreArgs,
+    server: &ServerArgs,
+    environment: &Environment,
+) -> Result<(CopySpec, Option<Credential>), Trouble> {
+    let from = locate(source)?;
+    let to = locate(destination)?;
+    if let Location::Server { .. } = from {
+        return Err(Trouble::usage(
+            format!("{from} cannot be a source: this version reads from s3 and file"),
+            "swap the two addresses, if that is what you meant",
+        ));
+    }
+    if let Location::S3 { .. } = to {
+        return Err(Trouble::usage(
+            format!("{to} cannot be a destination: this version writes to sftp and file"),
+            "swap the two addresses, if that is what you meant",
+        ));
+    }
+    if from.is_directory() && !to.is_directory() {
+        return Err(Trouble::usage(
+            format!("{from} stands for many files and {to} names one file"),
+            "end the destination in / to name a directory",
+        ));
+    }
+    if let Some(Err(error)) = store.sse_customer_key_from.as_ref().map(|text| text.parse::<Reference>()) {
+        return Err(Trouble::usage(format!("--sse-customer-key-from: {error}"), "write env:NAME or file:PATH"));
+    }
+    let mut spec = single_spec(store, server, environment);
+    spec.source = source.to_owned();
+    spec.destination = to.to_string();
+    let password = match to {
+        Location::Server { password, .. } => password,
+        _ => None,
+    };
+    Ok((spec, password))
+}
+
+/// Settings for the commands that name one URL.
+pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environment) -> CopySpec {
+    let mut options = Options::default();
+    server_options(&mut options, server);
+    CopySpec { source: String::new(), destination: String::new(), s3: s3(store), ssh: ssh(server, environment), options }
+}
+
+pub fn locate(url: &str) -> Result<Location, Trouble> {
+    Location::parse(url).map_err(|e| Trouble::usage(e.to_string(), "see `fileferry copy --help` for how addresses are written"))
+}
+
+/// The password of this login: from the URL, or from where `--password-from` says. `None` leaves the other ways open.
+pub fn credential(
+    in_url: Option<Credential>,
+    reference: Option<&str>,
+    destination: &str,
+    place: &Place,
+) -> Result<Option<Credential>, Trouble> {
+    let resolve = |text: &str| -> Result<Credential, SecretError> {
+        let question = format!("password for {}", destination.split('/').take(3).collect::<Vec<_>>().join("/"));
+        text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)))
+    };
+    match (in_url, reference) {
+        (Some(password), _) => Ok(Some(password)),
+        (None, Some(text)) => resolve(text).map(Some).map_err(|e| match e {
+            SecretError::NoTerminal => Trouble::of_class(model::ErrorClass::DestAuth, e.to_string()),
+            _ => Trouble::usage(format!("--password-from: {e}"), "set the variable or file it names, or name another"),
+        }),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A usage message may repeat an argument; one that is a URL with a password must not show it.
+pub fn without_passwords(message: &str, arguments: &[OsString]) -> String {
+    let mut message = message.to_owned();
+    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
+        let Some((_, rest)) = argument.split_once("://") else { continue };
+        // Up to the last @, wherever it is: also what is no URL yet may hold a password.
+        let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
+        if let Some((_, password)) = userinfo.and_then(|userinfo| userinfo.split_once(':')).filter(|(_, p)| !p.is_empty()) {
+            message = message.replace(&format!(":{password}@"), ":***@");
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;
