@@ -432,7 +432,13 @@ mod tests {
         assert!(path.name().len() <= 48, "{} is {} bytes", path.name(), path.name().len());
         let parts = TempParts { transfer: id.short(), run: 1, file: FileNumber(1_234_567), attempt: 3, epoch: 12 };
         assert_eq!(temp.read(path.name()), Some(parts));
-        for name in [".ff-someone-elses.part", "a.csv", ".ff-777777777777-1-2-3.part", ".ff-777777777777-1-2-3-4-5.part", ".ff-777777777777-1-2-x-4.part"] {
+        for name in [
+            ".ff-someone-elses.part",
+            "a.csv",
+            ".ff-777777777777-1-2-3.part",
+            ".ff-777777777777-1-2-3-4-5.part",
+            ".ff-777777777777-1-2-x-4.part",
+        ] {
             assert_eq!(temp.read(name), None, "{name}");
         }
         let staged = TempName::parse("tmp/{id}").unwrap();

@@ -14,7 +14,13 @@ use crate::{Control, Failure};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-pub async fn follow(store: &Store, spec: &CopySpec, destination: &str, events: mpsc::Sender<Event>, control: Control) -> Result<Summary, Failure> {
+pub async fn follow(
+    store: &Store,
+    spec: &CopySpec,
+    destination: &str,
+    events: mpsc::Sender<Event>,
+    control: Control,
+) -> Result<Summary, Failure> {
     let begun = Instant::now();
     let identity = transfers::identity(spec, destination);
     loop {

@@ -34,7 +34,14 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 const PROGRAM: &str = concat!("fileferry ", env!("CARGO_PKG_VERSION"));
 
 /// Copies what the spec names. An interrupted copy of the same spec is continued.
-pub async fn copy(place: &Place, spec: CopySpec, password: Option<Credential>, mode: CopyMode, events: mpsc::Sender<Event>, control: Control) -> Result<Summary, Failure> {
+pub async fn copy(
+    place: &Place,
+    spec: CopySpec,
+    password: Option<Credential>,
+    mode: CopyMode,
+    events: mpsc::Sender<Event>,
+    control: Control,
+) -> Result<Summary, Failure> {
     // Mistakes in the request come before anything is recorded.
     let destination = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
     let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
@@ -56,7 +63,13 @@ pub async fn copy(place: &Place, spec: CopySpec, password: Option<Credential>, m
 }
 
 /// Continues interrupted transfers as they were asked for; `None` is every unfinished one.
-pub async fn resume(place: &Place, id: Option<TransferId>, password: Option<Credential>, events: mpsc::Sender<Event>, control: Control) -> Result<Vec<Summary>, Failure> {
+pub async fn resume(
+    place: &Place,
+    id: Option<TransferId>,
+    password: Option<Credential>,
+    events: mpsc::Sender<Event>,
+    control: Control,
+) -> Result<Vec<Summary>, Failure> {
     let store = place.store().await?;
     let mut summaries = Vec::new();
     for record in crate::history::unfinished(&store, id.as_ref()).await? {
@@ -79,7 +92,17 @@ pub async fn resume(place: &Place, id: Option<TransferId>, password: Option<Cred
             }
             Err(error) => return Err(error.into()),
         };
-        let run = Run { place, spec: &spec, source, destination, naming, chooser, store: store.clone(), events: events.clone(), control: control.clone() };
+        let run = Run {
+            place,
+            spec: &spec,
+            source,
+            destination,
+            naming,
+            chooser,
+            store: store.clone(),
+            events: events.clone(),
+            control: control.clone(),
+        };
         summaries.push(run.to_the_end(held, !listed).await);
     }
     Ok(summaries)
@@ -119,7 +142,10 @@ impl Run<'_> {
 
         let mut error = outcome.err();
         if timed_out.is_cancelled() && error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled) {
-            error = Some(app::Error { class: ErrorClass::Cancelled, ..app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume") });
+            error = Some(app::Error {
+                class: ErrorClass::Cancelled,
+                ..app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume")
+            });
         }
         let left = self.left(&held).await;
         let state = state_of(&tally, left, error.as_ref());
@@ -169,7 +195,9 @@ impl Run<'_> {
             store: self.source.source.store().to_owned(),
             bucket: self.source.source.bucket().to_owned(),
             program: PROGRAM.to_owned(),
-            key: Arc::new(crate::keys::load_or_create(&self.place.state).map_err(|e| app::Error::new(ErrorClass::Internal, e.to_string()))?),
+            key: Arc::new(
+                crate::keys::load_or_create(&self.place.state).map_err(|e| app::Error::new(ErrorClass::Internal, e.to_string()))?,
+            ),
         };
         let source_name = letterhead.source();
         let ledger = Arc::new(StoreLedger::new(
@@ -180,7 +208,8 @@ impl Run<'_> {
             self.source.source.clone(),
             self.events.clone(),
         ));
-        let logins = StoreLogins::new(self.store.clone(), self.destination.key.clone(), self.destination.credential.clone(), options.retry_auth);
+        let logins =
+            StoreLogins::new(self.store.clone(), self.destination.key.clone(), self.destination.credential.clone(), options.retry_auth);
         let engine = Engine::new(Setup {
             transfer: held.record.id.clone(),
             run: held.record.run,

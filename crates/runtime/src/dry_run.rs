@@ -14,7 +14,13 @@ use crate::select::{Chooser, Counts};
 /// Files shown; more are counted.
 const SHOWN: usize = 1_000;
 
-pub async fn dry_run(spec: &CopySpec, source: &SourceSide, naming: &Naming, chooser: &Chooser, events: mpsc::Sender<Event>) -> Result<Summary, Failure> {
+pub async fn dry_run(
+    spec: &CopySpec,
+    source: &SourceSide,
+    naming: &Naming,
+    chooser: &Chooser,
+    events: mpsc::Sender<Event>,
+) -> Result<Summary, Failure> {
     let mut counts = Counts::default();
     let mut objects = chooser.objects(source);
     let (mut files, mut bytes, mut listing, mut failed) = (0, 0, Vec::new(), 0);

@@ -1,14 +1,30 @@
 //! The loops: opens what a spec names, drives the engine over the manifest, keeps leases alive.
 //! Everything the command line does goes through the functions here.
 
+mod attach;
+mod browse;
+mod clean;
+mod copy;
+mod dry_run;
+mod history;
 pub mod keys;
+mod open;
+mod process;
 pub mod secret;
+mod select;
+mod sweep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{Credential, ErrorClass, TransferId, TransferState};
-
+use app::CopySpec;
+pub use app::history::HistoryEntry;
+pub use browse::{check, hash, list};
+pub use clean::{abandon, clean};
+pub use copy::{copy, resume};
+pub use history::{explain_transfer, history, prune};
+use model::{Credential, ErrorClass};
+use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
 
 /// Where state lives and who is asked. Read from the environment once, by the binary.
@@ -40,6 +56,54 @@ pub struct Failure {
     pub next: Option<String>,
 }
 
+impl Failure {
+    pub(crate) fn of(class: ErrorClass, message: String) -> Self {
+        Self { class, exit_code: class.exit_code(), message, next: None }
+    }
+
+    /// A mistake in the request, found before anything was done.
+    pub(crate) fn usage(message: String) -> Self {
+        Self { class: ErrorClass::Internal, exit_code: 1, message, next: Some("see `fileferry copy --help`".to_owned()) }
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Self {
+        Self { class: error.class, exit_code: error.class.exit_code(), message: error.message, next: error.next }
+    }
+}
+
+impl From<transfer::Error> for Failure {
+    fn from(error: transfer::Error) -> Self {
+        app::Error::from(error).into()
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        app::Error::from(error).into()
+    }
+}
+
+impl Place {
+    /// The state file; made at the first call.
+    pub(crate) async fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::open(self.state.join("fileferry.db")).await?)
+    }
+}
+
+/// What a reference leads to.
+pub(crate) fn secret(reference: &str, what: &str, place: &Place) -> Result<Credential, Failure> {
+    let reference: secret::Reference = reference.parse().map_err(|e: secret::SecretError| Failure::usage(e.to_string()))?;
+    let ask = || place.prompt.as_ref().and_then(|ask| ask(&format!("Password for {what}: ")));
+    reference.resolve(ask).map_err(|e| Failure::of(ErrorClass::DestAuth, e.to_string()))
+}
+
+pub(crate) fn stored_spec(record: &TransferRecord) -> Result<CopySpec, Failure> {
+    serde_json::from_str(&record.spec)
+        .map_err(|e| Failure::of(ErrorClass::Internal, format!("the request of transfer {} cannot be read: {e}", record.id)))
+}
+
 /// First Ctrl-C: `stop` (checkpoint and end); second: `abort`.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
@@ -52,6 +116,15 @@ pub struct CopyMode {
     pub dry_run: bool,
     /// Follow a copy that another process is running instead of exiting with 5.
     pub attach: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckSummary {
+    pub same: u64,
+    pub differs: u64,
+    pub missing: u64,
+    pub only_at_destination: u64,
+    pub failed: u64,
 }
 
 /// One line of `ls`.
@@ -71,21 +144,6 @@ pub enum Difference {
     OnlyAtDestination { path: String },
     Differs { key: String, how: String },
     Failed { key: String, class: ErrorClass, message: String },
-}
-
-#[derive(Debug, Clone)]
-pub struct HistoryEntry {
-    pub id: TransferId,
-    pub run: u32,
-    pub state: TransferState,
-    pub source: String,
-    pub destination: String,
-    pub files_done: u64,
-    pub files_total: u64,
-    pub bytes_total: u64,
-    pub created_at: jiff::Timestamp,
-    pub finished_at: Option<jiff::Timestamp>,
-    pub error: Option<(ErrorClass, String)>,
 }
 
 /// One temporary file that `clean` found.

@@ -51,7 +51,8 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
             };
             let source = Arc::new(S3Source::connect(config).await?);
             let directory = text.is_empty() || text.ends_with('/');
-            let single = (!directory).then(|| ObjectKey::new(text.clone())).transpose().map_err(|e| Failure::usage(format!("{url}: {e}")))?;
+            let single =
+                (!directory).then(|| ObjectKey::new(text.clone())).transpose().map_err(|e| Failure::usage(format!("{url}: {e}")))?;
             Ok(SourceSide { source, prefix: if directory { text } else { String::new() }, single })
         }
         Location::File { path, directory } => {
@@ -73,7 +74,13 @@ fn customer_key(reference: &str, place: &Place) -> Result<CustomerKey, Failure> 
     bytes.map(CustomerKey::new).ok_or_else(|| Failure::usage("the SSE-C key must be 32 bytes in base64".to_owned()))
 }
 
-pub fn destination(url: &str, ssh: &SshSettings, options: &Options, password: Option<Credential>, place: &Place) -> Result<DestinationSide, Failure> {
+pub fn destination(
+    url: &str,
+    ssh: &SshSettings,
+    options: &Options,
+    password: Option<Credential>,
+    place: &Place,
+) -> Result<DestinationSide, Failure> {
     match parse(url)? {
         Location::Server { endpoint, password: in_url, path, directory } => {
             let password = password.or(in_url);
@@ -83,7 +90,11 @@ pub fn destination(url: &str, ssh: &SshSettings, options: &Options, password: Op
             };
             let fingerprint = credential_fingerprint(&endpoint, ssh, password.as_ref(), place);
             let overrides = sftp::SftpOverrides {
-                identities: ssh.identities.iter().map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true }).collect(),
+                identities: ssh
+                    .identities
+                    .iter()
+                    .map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true })
+                    .collect(),
                 known_hosts: ssh.known_hosts.clone(),
                 host_key_pins: ssh.host_keys.clone(),
                 password,
@@ -114,7 +125,14 @@ pub fn destination(url: &str, ssh: &SshSettings, options: &Options, password: Op
             let connector = LocalConnector::with_home(Some(place.home.clone()));
             let endpoint = connector.endpoint().clone();
             let directory = directory || std::path::Path::new(path.as_str()).is_dir();
-            Ok(DestinationSide { key: destination_key(&endpoint), connector: Arc::new(connector), endpoint, path, directory, credential: String::new() })
+            Ok(DestinationSide {
+                key: destination_key(&endpoint),
+                connector: Arc::new(connector),
+                endpoint,
+                path,
+                directory,
+                credential: String::new(),
+            })
         }
         Location::S3 { .. } => Err(Failure::usage(format!("{url} cannot be a destination; copy writes to sftp:// and file://"))),
     }

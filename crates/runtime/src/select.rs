@@ -133,7 +133,12 @@ impl Objects<'_> {
     }
 
     /// The next lines of a list. A listed key that is missing is an error: somebody expected it.
-    async fn listed(&mut self, path: String, lines: Option<Box<dyn BufRead + Send>>, counts: &mut Counts) -> app::Result<Option<Vec<Object>>> {
+    async fn listed(
+        &mut self,
+        path: String,
+        lines: Option<Box<dyn BufRead + Send>>,
+        counts: &mut Counts,
+    ) -> app::Result<Option<Vec<Object>>> {
         let unreadable = |e: std::io::Error| app::Error::new(ErrorClass::SourceMissing, format!("could not read the list {path}: {e}"));
         let mut reader: Box<dyn BufRead + Send> = match lines {
             Some(lines) => lines,
@@ -153,7 +158,8 @@ impl Objects<'_> {
             let pins = group.iter().map(|w| self.source.source.pin(&w.key, w.version.as_deref()));
             for pin in futures_util::future::join_all(pins).await {
                 let pin = pin?;
-                let object = Object { key: pin.key, size: pin.size, etag: pin.etag, version: pin.version, modified: pin.modified, archived: false };
+                let object =
+                    Object { key: pin.key, size: pin.size, etag: pin.etag, version: pin.version, modified: pin.modified, archived: false };
                 if self.chooser.take(&object, counts) {
                     objects.push(object);
                 }

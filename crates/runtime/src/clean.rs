@@ -1,0 +1,160 @@
+//! `clean` and `resume --abandon`: temporary files of ours, found by template and records; others' are never touched.
+
+use std::time::Duration;
+
+use app::CopySpec;
+use app::transfers::{self, is_open};
+use jiff::Timestamp;
+use model::{Credential, RemotePath, TransferId, TransferState};
+use store::{Batch, FileQuery, Mutation, Store, TransferQuery, TransferRecord};
+use tokio::sync::mpsc;
+use transfer::Connection;
+
+use crate::sweep::{NAMES, beside, directories};
+use crate::{Failure, Leftover, Place, open, process};
+
+/// Finds our temporary files in one directory and removes those that nothing needs any more.
+pub async fn clean(
+    place: &Place,
+    url: &str,
+    spec: &CopySpec,
+    older_than: Duration,
+    dry_run: bool,
+    out: mpsc::Sender<Leftover>,
+) -> Result<(), Failure> {
+    let side = open::destination(url, &spec.ssh, &spec.options, None, place)?;
+    let store = place.store().await?;
+    let directory = if side.directory { side.path.clone() } else { side.path.parent().unwrap_or_else(RemotePath::root) };
+    let connection = side.connector.connect().await?;
+    let records = records(&store).await?;
+    let now = Timestamp::now();
+    let template = &spec.options.temp_name;
+    let mut places = vec![directory.clone()];
+    places.extend(beside(template, &directory.join("x").map_err(transfer::Error::from)?).filter(|d| d != &directory));
+    for directory in places {
+        if connection.stat(&directory).await?.is_none() && directory != places_first(&side.path, side.directory) {
+            continue;
+        }
+        for entry in connection.list(&directory, NAMES).await? {
+            if entry.metadata.directory || !entry.exact {
+                continue;
+            }
+            let Some(parts) = template.read(&entry.name) else { continue };
+            let path = directory.join(&entry.name).map_err(transfer::Error::from)?;
+            let young = entry.metadata.modified.is_none_or(|at| now.duration_since(at).unsigned_abs() < older_than);
+            let owner = records.iter().find(|r| r.id.short() == parts.transfer);
+            let kept_because = match owner {
+                None => Some("it is not in this machine's records".to_owned()),
+                Some(record) if is_open(record.state) => {
+                    Some(format!("transfer {} can still be resumed; see `fileferry resume --abandon`", record.id))
+                }
+                Some(_) if young => Some("it is younger than --older-than".to_owned()),
+                Some(_) => None,
+            };
+            let removed = kept_because.is_none() && !dry_run;
+            if removed {
+                connection.remove(&path).await?;
+            }
+            let leftover =
+                Leftover { path: path.to_string(), size: entry.metadata.size, modified: entry.metadata.modified, removed, kept_because };
+            if out.send(leftover).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+/// The directory that was named must exist; the staging directory beside it need not.
+fn places_first(path: &RemotePath, directory: bool) -> RemotePath {
+    if directory { path.clone() } else { path.parent().unwrap_or_else(RemotePath::root) }
+}
+
+async fn records(store: &Store) -> Result<Vec<TransferRecord>, Failure> {
+    let mut all = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.transfers(TransferQuery { before, ..TransferQuery::default() }).await?;
+        let Some(last) = page.last() else { return Ok(all) };
+        before = Some(last.id.clone());
+        all.extend(page);
+    }
+}
+
+/// Gives transfers up: removes their temporary files at the destination, then their state. `None` is all unfinished.
+pub async fn abandon(place: &Place, id: Option<TransferId>, password: Option<Credential>) -> Result<Vec<TransferId>, Failure> {
+    let store = place.store().await?;
+    let mut abandoned = Vec::new();
+    for record in crate::history::unfinished(&store, id.as_ref()).await? {
+        let spec = crate::stored_spec(&record)?;
+        let id = record.id.clone();
+        let held = match transfers::take(&store, record, &process::holder(), Timestamp::now(), process::is_dead).await {
+            Ok(held) => held,
+            Err(error) if error.held_by.is_some() => return Err(Failure::from(error)),
+            Err(error) => return Err(error.into()),
+        };
+        let removal = remove_temporary(place, &store, &spec, &id, password.clone()).await;
+        let state = if removal.is_ok() { TransferState::Cancelled } else { TransferState::Paused };
+        transfers::end(&store, &held, state, None, Timestamp::now()).await?;
+        removal?;
+        abandoned.push(id);
+    }
+    Ok(abandoned)
+}
+
+async fn remove_temporary(
+    place: &Place,
+    store: &Store,
+    spec: &CopySpec,
+    id: &TransferId,
+    password: Option<Credential>,
+) -> Result<(), Failure> {
+    let side = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
+    let root = if side.directory { side.path.clone() } else { side.path.parent().unwrap_or_else(RemotePath::root) };
+    // Nothing was ever sent by a transfer without files.
+    if store.files(id, FileQuery { limit: 1, ..FileQuery::default() }).await?.is_empty() {
+        return Ok(());
+    }
+    let connection = side.connector.connect().await?;
+    for directory in directories(store, id, &spec.options.temp_name, &root).await? {
+        match connection.list(&directory, NAMES).await {
+            Ok(entries) => {
+                for entry in entries.iter().filter(|e| e.exact && !e.metadata.directory) {
+                    if spec.options.temp_name.read(&entry.name).is_some_and(|parts| parts.transfer == id.short()) {
+                        connection.remove(&directory.join(&entry.name).map_err(transfer::Error::from)?).await?;
+                    }
+                }
+            }
+            // A directory that cannot be listed: the names that the records know.
+            Err(error) if !error.is_connection_lost() => remove_recorded(&*connection, store, id, &directory).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    connection.close().await?;
+    store.commit(forget(store, id).await?).await?;
+    Ok(())
+}
+
+async fn remove_recorded(connection: &dyn Connection, store: &Store, id: &TransferId, directory: &RemotePath) -> Result<(), Failure> {
+    for file in store.files(id, FileQuery::default()).await? {
+        let Some(text) = file.checkpoint else { continue };
+        let checkpoint: transfer::sheet::Checkpoint = serde_json::from_str(&text)
+            .map_err(|e| Failure::of(model::ErrorClass::Internal, format!("a checkpoint cannot be read: {e}")))?;
+        if checkpoint.temp.parent().as_ref() == Some(directory) {
+            connection.remove(&checkpoint.temp).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Checkpoints of an abandoned transfer must never be used again.
+async fn forget(store: &Store, id: &TransferId) -> Result<Batch, Failure> {
+    let mut batch = Batch::new();
+    let open: Vec<_> = model::FileState::ALL.iter().copied().filter(|s| !s.is_success()).collect();
+    let files = store.files(id, FileQuery { states: Some(&open), ..FileQuery::default() }).await?;
+    for numbers in files.chunks(store::MAX_FILES) {
+        batch = batch.push(Mutation::RemoveFiles { transfer: id.clone(), numbers: numbers.iter().map(|f| f.number).collect() });
+    }
+    Ok(batch)
+}

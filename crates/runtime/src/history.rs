@@ -1,0 +1,66 @@
+//! What happened on this machine.
+
+use std::time::Duration;
+
+use app::event::FileReport;
+use app::history::{self, HistoryEntry};
+use app::transfers::is_open;
+use jiff::Timestamp;
+use model::TransferId;
+use store::{Mutation, Store, TransferQuery, TransferRecord};
+
+use crate::{Failure, Place};
+
+/// Files shown by `explain`.
+const EXPLAINED: u32 = 100;
+
+/// Newest first.
+pub async fn history(place: &Place, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
+    Ok(history::list(&place.store().await?, limit).await?)
+}
+
+/// One transfer and the files of it that are not where they should be.
+pub async fn explain_transfer(place: &Place, id: &TransferId) -> Result<(HistoryEntry, Vec<FileReport>), Failure> {
+    Ok(history::explain(&place.store().await?, id, EXPLAINED).await?)
+}
+
+/// Forgets finished transfers that ended longer ago than this. What was delivered stays known, so that nothing is
+/// sent twice.
+pub async fn prune(place: &Place, older_than: Duration) -> Result<u64, Failure> {
+    let store = place.store().await?;
+    let limit = Timestamp::now().checked_sub(older_than).map_err(|e| Failure::usage(e.to_string()))?;
+    let mut pruned = 0;
+    let mut before = None;
+    loop {
+        let page = store.transfers(TransferQuery { before, ..TransferQuery::default() }).await?;
+        let Some(last) = page.last() else { return Ok(pruned) };
+        before = Some(last.id.clone());
+        for record in page {
+            if record.state.is_terminal() && record.finished_at.is_some_and(|at| at < limit) {
+                store.commit(Mutation::DeleteTransfer { transfer: record.id }).await?;
+                pruned += 1;
+            }
+        }
+    }
+}
+
+/// Transfers that `resume` goes on with, oldest first. Naming one that is done is an error that says so.
+pub(crate) async fn unfinished(store: &Store, id: Option<&TransferId>) -> Result<Vec<TransferRecord>, Failure> {
+    if let Some(id) = id {
+        let record = store.transfer(id).await?.ok_or_else(|| history::unknown(id))?;
+        return match is_open(record.state) {
+            true => Ok(vec![record]),
+            false => Err(Failure::usage(format!("transfer {id} is {}; there is nothing to go on with", record.state))),
+        };
+    }
+    let mut found = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.transfers(TransferQuery { before, ..TransferQuery::default() }).await?;
+        let Some(last) = page.last() else { break };
+        before = Some(last.id.clone());
+        found.extend(page.into_iter().filter(|t| is_open(t.state)));
+    }
+    found.reverse();
+    Ok(found)
+}
