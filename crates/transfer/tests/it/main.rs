@@ -1,0 +1,3 @@
+//! The crate against real servers on loopback.
+
+mod sftp;
