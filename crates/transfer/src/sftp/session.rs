@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -174,18 +175,32 @@ impl Session {
     /// Shakes hands and starts the tasks. The caller bounds the time.
     pub async fn start<O: Outbound, I: Inbound>(mut outbound: O, mut inbound: I, stall_timeout: Duration) -> Result<Self, Lost> {
         let asked = Instant::now();
-        outbound.send(super::wire::init()).await.map_err(|error| Lost::reset("the connection ended").because(error))?;
         let mut assembler = Assembler::default();
-        let first = loop {
-            match inbound.receive().await {
-                Event::Data(data) => {
-                    assembler.push(data);
-                    if let Some(packet) = assembler.next().map_err(Lost::protocol)? {
-                        break packet;
+        let first = {
+            // A server that refuses the subsystem never opens its window: sending alone would wait for ever.
+            let mut sending = pin!(outbound.send(super::wire::init()));
+            let mut sent = false;
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    outcome = &mut sending, if !sent => {
+                        outcome.map_err(|error| Lost::reset("the connection ended").because(error))?;
+                        sent = true;
+                        continue;
                     }
+                    event = inbound.receive() => event,
+                };
+                match event {
+                    Event::Data(_) if !sent => return Err(Lost::protocol("it speaks before it is asked")),
+                    Event::Data(data) => {
+                        assembler.push(data);
+                        if let Some(packet) = assembler.next().map_err(Lost::protocol)? {
+                            break packet;
+                        }
+                    }
+                    Event::Sign => {}
+                    Event::Ended => return Err(inbound.reason().await),
                 }
-                Event::Sign => {}
-                Event::Ended => return Err(inbound.reason().await),
             }
         };
         let version = Version::decode(first).map_err(Lost::protocol)?;
