@@ -73,7 +73,7 @@ pub async fn begin(
     let door = format!("copy:{identity}");
     let entered = acquire(store, &door, holder, now, &dead).await?;
     let outcome = match unfinished(store, &identity).await {
-        Ok(Some(record)) => take(store, record, holder, now, &dead, Some(spec)).await,
+        Ok(Some(record)) => take(store, record, holder, now, &dead).await,
         Ok(None) => create(store, spec, &identity, destination, holder, now).await,
         Err(error) => Err(error),
     };
@@ -127,9 +127,7 @@ pub async fn take(
     record: TransferRecord,
     holder: &Holder,
     now: Timestamp,
-    dead: impl Fn(&Lease) -> bool,
-    _spec: Option<&CopySpec>,
-) -> Result<Held> {
+    dead: impl Fn(&Lease) -> bool) -> Result<Held> {
     let lease = acquire(store, &lease_name(&record.id), holder, now, &dead).await?;
     let guard = LeaseGuard::from(&lease);
     let batch = Batch::new().guarded_by(guard).push(Mutation::SetTransferState {

@@ -1,14 +1,25 @@
-//! SFTP over SSH.
+//! SFTP version 3 over SSH: our own small client. `connect` proves the server and logs in, `session` speaks over one
+//! channel, `wire` knows the packets, `connection` and `writer` answer the port of the engine.
 
 mod auth;
 mod config;
 mod connect;
+mod connection;
+mod error;
 mod keys;
 mod known_hosts;
+mod link;
+mod probe;
+mod session;
 mod ssh_config;
 mod trust;
+mod wire;
+mod writer;
 
 pub use config::{AddressFamily, Algorithms, Identity, Prompt, Secret, SftpConfig, SftpOverrides, resolve};
 pub use connect::{ClientHandler, Opened, Socket, open_session};
+pub use connection::{SftpConnection, SftpConnector};
+pub use error::StatusError;
 pub use ssh_config::{HostSettings, lookup};
 pub use trust::{Expected, Refusal, RefusalReason};
+pub use writer::SftpWriter;

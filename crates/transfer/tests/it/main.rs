@@ -1,6 +1,7 @@
-//! Tests of this crate through its public face.
+//! Tests of this crate through its public face, and against real servers on loopback.
 
 mod contract;
 mod engine;
 mod harness;
 mod s3;
+mod sftp;
