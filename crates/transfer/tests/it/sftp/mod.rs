@@ -1,7 +1,6 @@
 //! Our SFTP client against OpenSSH.
 
 mod server;
-mod speed;
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
