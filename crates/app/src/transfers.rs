@@ -122,12 +122,7 @@ async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &st
 }
 
 /// Continues a transfer under a new epoch.
-pub async fn take(
-    store: &Store,
-    record: TransferRecord,
-    holder: &Holder,
-    now: Timestamp,
-    dead: impl Fn(&Lease) -> bool) -> Result<Held> {
+pub async fn take(store: &Store, record: TransferRecord, holder: &Holder, now: Timestamp, dead: impl Fn(&Lease) -> bool) -> Result<Held> {
     let lease = acquire(store, &lease_name(&record.id), holder, now, &dead).await?;
     let guard = LeaseGuard::from(&lease);
     let batch = Batch::new().guarded_by(guard).push(Mutation::SetTransferState {

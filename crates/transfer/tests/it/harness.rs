@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::{DigestSet, FileNumber, IfExists, ObjectKey, Publish, RemotePath, TempName, Thresholds, TransferId, Verify};
+use model::{DigestSet, FileNumber, IfExists, Publish, RemotePath, TempName, Thresholds, TransferId, Verify};
 use tokio_util::sync::CancellationToken;
 use transfer::engine::{Engine, Setup, Tuning};
 use transfer::meter::Meter;
@@ -264,10 +264,6 @@ impl Ferry {
         engine.pool().close().await;
         outcome
     }
-}
-
-pub fn key(text: &str) -> ObjectKey {
-    ObjectKey::new(text).unwrap()
 }
 
 /// Bytes that differ everywhere, so that swapped, shifted or repeated pieces are found.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::{Endpoint, Protocol, RemotePath};
 use rustix::process::{Pid, Signal, kill_process};
-use transfer::sftp::{SftpConfig, SftpConnector};
+use transfer::sftp::{Identity, SftpConfig, SftpConnector};
 
 pub struct Sshd {
     process: Child,
@@ -60,18 +60,13 @@ impl Sshd {
         let public = std::fs::read_to_string(self.home.path().join("host.pub")).unwrap();
         let host_key = russh::keys::parse_public_key_base64(public.split(' ').nth(1).unwrap()).unwrap();
         let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
-        SftpConnector::new(SftpConfig {
-            endpoint: Endpoint {
-                protocol: Protocol::Sftp,
-                host: "127.0.0.1".into(),
-                port: Some(self.port),
-                user: Some(user.trim().into()),
-            },
-            connect_timeout: Duration::from_secs(20),
-            stall_timeout,
-            key_file: self.home.path().join("user"),
-            host_key: host_key.fingerprint(russh::keys::HashAlg::Sha256).to_string(),
-        })
+        let endpoint =
+            Endpoint { protocol: Protocol::Sftp, host: "127.0.0.1".into(), port: Some(self.port), user: Some(user.trim().into()) };
+        let mut config = SftpConfig::new(endpoint);
+        config.stall_timeout = stall_timeout;
+        config.identities = vec![Identity { path: self.home.path().join("user"), passphrase: None, named: true }];
+        config.host_key_pins = vec![host_key.fingerprint(russh::keys::HashAlg::Sha256).to_string()];
+        SftpConnector::new(config)
     }
 
     /// The processes that serve sessions: children of ours, and theirs.
