@@ -59,7 +59,9 @@ fn run(arguments: &[OsString]) -> u8 {
             return model::ErrorClass::Internal.exit_code();
         }
     };
-    let code = runtime.block_on(carry_out(&request, &environment, &screen)).unwrap_or_else(|trouble| {
+    let code = runtime.block_on(carry_out(&request, &environment, &screen)).unwrap_or_else(|mut trouble| {
+        // The commands that look take their URL as it was typed, and a message may repeat it.
+        trouble.what = settings::without_passwords(&trouble.what, arguments);
         // Code 0 with nothing to say: the reader of stdout went away.
         if trouble.exit_code != exit::DONE {
             screen.failure(&trouble);
