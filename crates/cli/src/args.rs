@@ -29,7 +29,7 @@ pub struct Global {
     /// One JSON object per line on stdout, everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
-    /// More detail on stderr: -v information, -vv debugging, -vvv everything
+    /// More detail on stderr: -v information, -vv debugging, -vvv everything of ours
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Nothing but errors

@@ -20,7 +20,7 @@ const QUEUE: usize = 1024;
 
 pub async fn ls(args: &LsArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     warn_about_password(screen, url_holds_password(&args.url)?);
-    let spec = settings::single_spec(&args.store, &args.server, environment);
+    let spec = settings::single_spec(&args.store, &args.server, environment)?;
     let place = environment.place(screen);
     let (out, lines) = mpsc::channel(QUEUE);
     let work = backend::list(&place, &args.url, &spec, args.recursive, out);
@@ -77,7 +77,7 @@ fn describe(difference: &Difference) -> (&'static str, &str, String, u8) {
 
 pub async fn hash(args: &HashArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     warn_about_password(screen, url_holds_password(&args.url)?);
-    let spec = settings::single_spec(&args.store, &args.server, environment);
+    let spec = settings::single_spec(&args.store, &args.server, environment)?;
     let place = environment.place(screen);
     let algorithms = if args.digest.is_empty() { vec![Algorithm::Sha256] } else { args.digest.clone() };
     let (out, lines) = mpsc::channel(QUEUE);
@@ -102,7 +102,7 @@ pub async fn clean(args: &CleanArgs, environment: &Environment, screen: &Screen)
         ));
     }
     warn_about_password(screen, url_holds_password(&args.url)?);
-    let mut spec = settings::single_spec(&StoreArgs::default(), &args.server, environment);
+    let mut spec = settings::single_spec(&StoreArgs::default(), &args.server, environment)?;
     spec.options.temp_name = args.temp_name.clone().unwrap_or_default();
     let place = environment.place(screen);
     let (out, lines) = mpsc::channel(QUEUE);

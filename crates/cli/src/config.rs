@@ -326,7 +326,8 @@ fn is_reference(text: &str) -> bool {
         || named.is_some_and(|name| !name.is_empty() && !name.contains(['{', '}', '$']))
 }
 
-fn holds_password(text: &str) -> bool {
+/// Whether a URL has a user name and a password before its host.
+pub fn holds_password(text: &str) -> bool {
     let Some((_, rest)) = text.split_once("://") else { return false };
     let authority = rest.split('/').next().unwrap_or(rest);
     authority.rsplit_once('@').is_some_and(|(userinfo, _)| userinfo.contains(':'))

@@ -23,15 +23,17 @@ const QUEUE: usize = 256;
 
 pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let (spec, in_url) = settings::copy_spec(args, request.choices, request.thresholds, environment)?;
+    tracing::debug!(?spec, "asked");
     warn_about_password(screen, in_url.is_some());
     if spec.ssh.legacy_algorithms {
         screen.note("warning: --ssh-algorithms legacy also offers algorithms that are no longer considered safe");
     }
     let place = environment.place(screen);
+    // Before anybody is asked: see `signals::install_end`.
+    let control = listen(screen)?;
     let password = settings::credential(in_url, spec.ssh.password_from.as_deref(), &spec.destination, &place)?;
     let mode = CopyMode { dry_run: args.dry_run, attach: args.attach };
     let reporter = reporter(&args.output, request, environment, screen)?;
-    let control = listen(screen)?;
     let (events, follow) = mpsc::channel(QUEUE);
     let engine = async { backend::copy(&place, spec, password, mode, events, control).await.map(|summary| vec![summary]) };
     Ok(run(engine, follow, reporter, screen).await)
@@ -39,13 +41,13 @@ pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment,
 
 pub async fn resume(args: &ResumeArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let place = environment.place(screen);
+    let control = listen(screen)?;
     let named = args.id.as_ref().map_or("the unfinished copies", |id| id.as_str());
     let password = settings::credential(None, args.password_from.as_deref(), named, &place)?;
     if args.abandon {
         return abandon(args, &place, password, screen).await;
     }
     let reporter = reporter(&args.output, request, environment, screen)?;
-    let control = listen(screen)?;
     let (events, follow) = mpsc::channel(QUEUE);
     let engine = backend::resume(&place, args.id.clone(), password, events, control);
     Ok(run(engine, follow, reporter, screen).await)
@@ -125,9 +127,17 @@ fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, s
 fn listen(screen: &Screen) -> Result<Control, Trouble> {
     let control = Control::default();
     let said = screen.clone();
-    signals::install(control.clone(), move |line| said.note(line))
-        .map_err(|e| Trouble::of_class(model::ErrorClass::Internal, format!("could not listen for signals: {e}")))?;
+    signals::install(control.clone(), move |line| said.note(line)).map_err(deaf)?;
     Ok(control)
+}
+
+/// For commands with nothing to checkpoint.
+pub fn end_on_signal() -> Result<(), Trouble> {
+    signals::install_end().map_err(deaf)
+}
+
+fn deaf(error: std::io::Error) -> Trouble {
+    Trouble::of_class(model::ErrorClass::Internal, format!("could not listen for signals: {error}"))
 }
 
 pub fn warn_about_password(screen: &Screen, given: bool) {

@@ -49,7 +49,7 @@ impl Environment {
     pub fn place(&self, screen: &Screen) -> Place {
         let screen = screen.clone();
         let ask = move |question: &str| -> Option<Credential> {
-            let question = model::escape_name(question);
+            let question = model::escape_name(question.trim_end_matches([':', ' ']));
             let answer = screen.suspended(|| rpassword::prompt_password(format!("{question}: ")));
             match answer {
                 Ok(text) => Some(Credential::new(text)),

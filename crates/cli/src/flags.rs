@@ -89,10 +89,10 @@ pub struct SelectArgs {
 #[command(next_help_heading = "Names")]
 pub struct NameArgs {
     /// Name below the destination: {key} {dir} {base} {date:%Y%m%d} {version} [default: {key}]
-    #[arg(long, value_name = "TEMPLATE", value_parser = NameTemplate::parse, overrides_with = "flatten")]
+    #[arg(long, value_name = "TEMPLATE", value_parser = NameTemplate::parse)]
     pub name: Option<NameTemplate>,
     /// Drop directories: the same as --name {base}
-    #[arg(long, overrides_with = "name")]
+    #[arg(long)]
     pub flatten: bool,
 }
 
@@ -117,18 +117,18 @@ pub struct DeliveryArgs {
     /// Temporary name; {id} is the unique part [default: .ff-{id}.part]
     #[arg(long, value_name = "TEMPLATE", value_parser = TempName::parse)]
     pub temp_name: Option<TempName>,
-    #[arg(long, help = "Give delivered files the time of the source (the default)", overrides_with = "no_preserve_time")]
+    #[arg(long, help = "Give delivered files the time of the source (the default)")]
     pub preserve_time: bool,
-    #[arg(long, help = "Leave the time of delivered files to the server", overrides_with = "preserve_time")]
+    #[arg(long, help = "Leave the time of delivered files to the server")]
     pub no_preserve_time: bool,
     /// Permission bits of delivered files, in octal
     #[arg(long, value_name = "MODE", value_parser = octal)]
     pub chmod: Option<u32>,
     /// Create the destination directory too; without this only directories below it
-    #[arg(long, overrides_with = "no_mkdir")]
+    #[arg(long)]
     pub mkdir: bool,
     /// Create no directory at all
-    #[arg(long, overrides_with = "mkdir")]
+    #[arg(long)]
     pub no_mkdir: bool,
     /// Exit 4 when nothing matches
     #[arg(long)]

@@ -59,7 +59,9 @@ fn run(arguments: &[OsString]) -> u8 {
             return model::ErrorClass::Internal.exit_code();
         }
     };
-    let code = runtime.block_on(carry_out(&request, &environment, &screen)).unwrap_or_else(|trouble| {
+    let code = runtime.block_on(carry_out(&request, &environment, &screen)).unwrap_or_else(|mut trouble| {
+        // The commands that look take their URL as it was typed, and a message may repeat it.
+        trouble.what = settings::without_passwords(&trouble.what, arguments);
         // Code 0 with nothing to say: the reader of stdout went away.
         if trouble.exit_code != exit::DONE {
             screen.failure(&trouble);
@@ -98,13 +100,17 @@ fn refuse(error: ParseError, arguments: &[OsString], environment: &Environment) 
 }
 
 async fn carry_out(request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
-    match &request.cli.command {
+    let command = &request.cli.command;
+    if matches!(command, Command::Ls(_) | Command::Check(_) | Command::Hash(_) | Command::Clean(_)) {
+        copy::end_on_signal()?;
+    }
+    match command {
         Command::Copy(args) => copy::copy(args, request, environment, screen).await,
         Command::Ls(args) => browse::ls(args, environment, screen).await,
         Command::Check(args) => browse::check(args, request, environment, screen).await,
         Command::Hash(args) => browse::hash(args, environment, screen).await,
-        Command::Resume(args) => copy::resume(args, request, environment, screen).await,
         Command::Clean(args) => browse::clean(args, environment, screen).await,
+        Command::Resume(args) => copy::resume(args, request, environment, screen).await,
         Command::History(args) => match &args.command {
             None => history::show(args.limit, environment, screen).await,
             Some(HistoryCommand::Prune { older_than }) => history::prune(*older_than, environment, screen).await,
@@ -117,18 +123,14 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
 /// `RUST_LOG` where it is set, otherwise what `-v` asks for.
 fn log_to_stderr(verbose: u8, colours: bool) {
     use tracing_subscriber::EnvFilter;
-    let level = match verbose {
-        0 => "error",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
+    let (ours, others) = match verbose {
+        0 => ("error", "error"),
+        1 => ("info", "warn"),
+        2 => ("debug", "warn"),
+        // Not more: at `debug` and below, SDK and SSH crates may write what was signed or sent, with tokens in it.
+        _ => ("trace", "info"),
     };
-    // The SDK and the TLS stack speak at length; they join in at -vvv.
-    let asked = if (1..=2).contains(&verbose) {
-        format!("warn,transfer={level},store={level},app={level},runtime={level},fileferry={level}")
-    } else {
-        level.to_owned()
-    };
+    let asked = format!("{others},transfer={ours},store={ours},app={ours},runtime={ours},fileferry={ours}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(asked));
     let _ = tracing_log::LogTracer::init();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).finish();

@@ -11,7 +11,7 @@ use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
 use crate::args::{self, Cli, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
-use crate::config::{Config, ConfigError, Setting};
+use crate::config::{self, Config, ConfigError, Setting};
 use crate::environment::Environment;
 use crate::trouble::Trouble;
 
@@ -114,19 +114,21 @@ fn with_defaults(command: clap::Command, settings: &[Setting]) -> clap::Command 
 fn choices(matches: &ArgMatches) -> Choices {
     let Some((_, matches)) = matches.subcommand() else { return Choices::default() };
     let known = |id: &str| matches.try_contains_id(id).unwrap_or(false);
+    // By source, and on the command line by place. clap's own overriding knows only the command line, and calls a flag
+    // there in conflict with its opposite in a variable.
     let rank = |id: &str| match matches.value_source(id) {
-        Some(ValueSource::CommandLine) => 3,
-        Some(ValueSource::EnvVariable) => 2,
-        Some(_) => 1,
-        None => 0,
+        Some(ValueSource::CommandLine) => (3, matches.indices_of(id).and_then(|indices| indices.max()).unwrap_or(0)),
+        Some(ValueSource::EnvVariable) => (2, 0),
+        Some(_) => (1, 0),
+        None => (0, 0),
     };
-    let flag = |id: &str| if known(id) && matches.get_flag(id) { rank(id) } else { 0 };
+    let flag = |id: &str| if known(id) && matches.get_flag(id) { rank(id) } else { (0, 0) };
     let pair = |yes: &str, no: &str| match flag(yes).cmp(&flag(no)) {
         std::cmp::Ordering::Greater => Some(true),
         std::cmp::Ordering::Less => Some(false),
         std::cmp::Ordering::Equal => None,
     };
-    let named = if known("name") { rank("name") } else { 0 };
+    let named = if known("name") { rank("name") } else { (0, 0) };
     Choices { preserve_time: pair("preserve_time", "no_preserve_time"), mkdir: pair("mkdir", "no_mkdir"), flatten: flag("flatten") > named }
 }
 
@@ -262,10 +264,7 @@ fn transfer_spec(
             "end the destination in / to name a directory",
         ));
     }
-    if let Some(Err(error)) = store.sse_customer_key_from.as_ref().map(|text| text.parse::<Reference>()) {
-        return Err(Trouble::usage(format!("--sse-customer-key-from: {error}"), "write env:NAME or file:PATH"));
-    }
-    let mut spec = single_spec(store, server, environment);
+    let mut spec = single_spec(store, server, environment)?;
     spec.source = source.to_owned();
     spec.destination = to.to_string();
     let password = match to {
@@ -276,10 +275,19 @@ fn transfer_spec(
 }
 
 /// Settings for the commands that name one URL.
-pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environment) -> CopySpec {
+pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environment) -> Result<CopySpec, Trouble> {
+    if let Some(Err(error)) = store.sse_customer_key_from.as_ref().map(|text| text.parse::<Reference>()) {
+        return Err(Trouble::usage(format!("--sse-customer-key-from: {error}"), "write env:NAME or file:PATH"));
+    }
+    if store.s3_endpoint.as_deref().is_some_and(config::holds_password) {
+        return Err(Trouble::usage(
+            "--s3-endpoint holds a password, which would be kept with the transfer",
+            "leave it out; credentials come from the AWS profile or variables",
+        ));
+    }
     let mut options = Options::default();
     server_options(&mut options, server);
-    CopySpec { source: String::new(), destination: String::new(), s3: s3(store), ssh: ssh(server, environment), options }
+    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), ssh: ssh(server, environment), options })
 }
 
 pub fn locate(url: &str) -> Result<Location, Trouble> {

@@ -1,7 +1,7 @@
 //! Which source of a setting wins, and what becomes of passwords.
 
 use super::*;
-use crate::config::{self, SETTINGS};
+use crate::config::SETTINGS;
 use std::path::Path;
 
 fn request(line: &str, file: &str) -> Result<Request, String> {
@@ -45,9 +45,12 @@ fn contradicting_flags_are_settled_by_their_source_then_by_order() {
     assert_eq!(mkdir("", "copy:\n  mkdir: false\n"), Mkdir::Never);
     assert_eq!(mkdir("--mkdir", "copy:\n  mkdir: false\n"), Mkdir::All);
     assert_eq!(mkdir("--mkdir --no-mkdir", ""), Mkdir::Never);
+    assert_eq!(mkdir("--no-mkdir --mkdir", ""), Mkdir::All);
     assert_eq!(mkdir("", ""), Mkdir::Below);
     let name = |line: &str, file: &str| spec(&format!("{COPY} {line}"), file).options.name;
     assert_eq!(name("--flatten", "copy:\n  name: 'x-{key}'\n"), NameTemplate::flatten());
+    assert_eq!(name("--name y-{key} --flatten", ""), NameTemplate::flatten());
+    assert_eq!(name("--flatten --name y-{key}", "").as_str(), "y-{key}");
     assert_eq!(name("--name y-{key}", "copy:\n  flatten: true\n").as_str(), "y-{key}");
 }
 

@@ -10,9 +10,28 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// Must be called inside the runtime. `say` prints one line for a person.
 pub fn install(control: Control, say: impl Fn(&str) + Send + 'static) -> std::io::Result<()> {
-    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
-    tokio::spawn(watch(signals, control, say, || std::process::exit(i32::from(model::ErrorClass::Cancelled.exit_code()))));
+    tokio::spawn(watch(listen()?, control, say, end));
     Ok(())
+}
+
+/// For commands that have nothing to checkpoint: the first signal ends them. Left to the system, it would end the
+/// process inside a password prompt and leave the terminal without echo.
+pub fn install_end() -> std::io::Result<()> {
+    let mut signals = listen()?;
+    tokio::spawn(async move {
+        next(&mut signals).await;
+        tokio::time::sleep(GRACE).await;
+        end();
+    });
+    Ok(())
+}
+
+fn listen() -> std::io::Result<[Signal; 3]> {
+    Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
+}
+
+fn end() {
+    std::process::exit(i32::from(model::ErrorClass::Cancelled.exit_code()));
 }
 
 async fn watch(mut signals: [Signal; 3], control: Control, say: impl Fn(&str), end: impl FnOnce()) {

@@ -46,7 +46,11 @@ impl Trouble {
 
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
-        let mut trouble = Self::of_class(failure.class, failure.message);
+        // A mistake in the request has no class of its own; no page explains it better than the message.
+        let mut trouble = match failure.exit_code {
+            exit::USAGE => Self::usage(failure.message, "see `fileferry --help`"),
+            _ => Self::of_class(failure.class, failure.message),
+        };
         trouble.exit_code = failure.exit_code;
         if let Some(next) = failure.next {
             trouble.next = next;
@@ -70,6 +74,13 @@ impl From<&ErrorReport> for Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_in_the_request_is_the_users_move_whatever_class_carries_it() {
+        let failure = Failure { class: ErrorClass::Internal, exit_code: 1, message: "no".into(), next: Some("look".into()) };
+        let trouble = Trouble::from(failure);
+        assert_eq!((trouble.class, trouble.exit_code, trouble.whose_move.as_str(), trouble.next.as_str()), (None, 1, "yours", "look"));
+    }
 
     #[test]
     fn an_error_has_three_parts_and_cannot_steer_the_terminal() {

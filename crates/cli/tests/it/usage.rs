@@ -44,6 +44,24 @@ fn the_environment_gives_flags_and_a_mistake_there_is_a_usage_error() {
 }
 
 #[test]
+fn flags_override_the_environment_which_overrides_the_file() {
+    let home = Home::new();
+    home.write("fileferry.yaml", "copy:\n  retries: 11\n  preserve_time: false\n  include: ['*.file']\n");
+    let asked = |flags: &[&str], variables: &[(&str, &str)]| {
+        let arguments = [&["copy", "file:///no/such/file", "file:///no/such/directory/", "-vv"], flags].concat();
+        Ran::of(home.command(&arguments).envs(variables.iter().copied()).output().unwrap()).err
+    };
+    let file = asked(&[], &[]);
+    assert!(file.contains("retries: 11") && file.contains("preserve_time: false") && file.contains("include: [\"*.file\"]"), "{file}");
+    let variables = [("FILEFERRY_RETRIES", "12"), ("FILEFERRY_PRESERVE_TIME", "1"), ("FILEFERRY_INCLUDE", "*.variable")];
+    let variable = asked(&[], &variables);
+    assert!(variable.contains("retries: 12") && variable.contains("preserve_time: true"), "{variable}");
+    assert!(variable.contains("include: [\"*.variable\"]"), "{variable}");
+    let flag = asked(&["--retries", "13", "--no-preserve-time", "--include", "*.flag"], &variables);
+    assert!(flag.contains("retries: 13") && flag.contains("preserve_time: false") && flag.contains("include: [\"*.flag\"]"), "{flag}");
+}
+
+#[test]
 fn explain_lists_the_classes_and_prints_a_page() {
     let home = Home::new();
     let list = home.run(&["explain"]);
@@ -111,6 +129,7 @@ fn no_secret_is_in_any_output_or_file() {
         &["copy", &source, &format!("sftp://u:{secret}@h:0/in/")],
         &["ls", &url],
         &["ls", "x", &url],
+        &["ls", "s3://b/", "--s3-endpoint", &format!("https://u:{secret}@h/")],
         &["copy", "--oops", &url, &url, "--json"],
     ] {
         let mut command = home.command(arguments);
@@ -119,7 +138,7 @@ fn no_secret_is_in_any_output_or_file() {
         assert_ne!(ran.code, 0);
         assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "{arguments:?}\n{}\n{}", ran.out, ran.err);
     }
-    let ran = home.run(&["copy", &source, &url]);
+    let ran = home.run(&["copy", &source, &url, "--retries", "0"]);
     assert!(ran.err.contains("warning: a password in a URL"), "{}", ran.err);
     std::fs::remove_file(password).unwrap();
     let mut directories = vec![home.0.path().to_owned()];
