@@ -32,6 +32,10 @@ pub const TABLE: &[(u8, &str)] = &[
 
 /// How a transfer ended. A transfer of exactly one file ends with that file's class; any other mixture is 6.
 pub fn of_summary(summary: &Summary) -> u8 {
+    // What ended the whole run, and an empty listing that was to be an error, are the engine's to judge.
+    if summary.exit_code != DONE && (summary.error.is_some() || summary.files == 0) {
+        return summary.exit_code;
+    }
     let unwell = summary.failed + summary.held + summary.publish_pending;
     if unwell > 0 {
         let mut classes = summary.errors.keys().filter_map(|name| name.parse::<ErrorClass>().ok());
@@ -103,7 +107,8 @@ mod tests {
             bytes_resumed: 0,
             seconds: 0.0,
             errors: failed.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect(),
-            exit_code: 0,
+            error: None,
+        exit_code: 0,
         }
     }
 

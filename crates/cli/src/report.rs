@@ -75,7 +75,6 @@ impl Reporter {
                 self.file(&report);
             }
             Event::Note(text) => self.screen.note(&text),
-            Event::Summary(summary) => self.summary(summary),
         }
     }
 
@@ -158,6 +157,9 @@ impl Reporter {
                 }
                 self.screen.trouble(&trouble);
             }
+        }
+        if let Some(error) = summary.error.as_ref().filter(|e| e.class != model::ErrorClass::Cancelled) {
+            self.screen.trouble(&Trouble::from(error));
         }
         if summary.not_finished > 0 {
             let id = summary.transfer_id.as_ref().map_or(String::new(), |id| format!(" {id}"));

@@ -184,8 +184,6 @@ impl Run<'_> {
         meter.expect(totals.files - totals.done_files, totals.bytes - totals.done_bytes);
         self.tell_plan(held, totals, counts).await;
         if totals.files == 0 && tally.ended() == 0 {
-            let note = format!("nothing matches {}; nothing was sent", self.spec.source);
-            let _ = self.events.send(Event::Note(note)).await;
             return Ok(());
         }
 
