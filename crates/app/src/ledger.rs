@@ -2,7 +2,6 @@
 //! lease, and told to whoever watches.
 
 use std::sync::Mutex;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,7 +24,7 @@ pub struct StoreLedger {
     if_exists: IfExists,
     events: mpsc::Sender<Event>,
     source: std::sync::Arc<dyn transfer::Source>,
-    begun: Instant,
+    begun: Timestamp,
     tally: Mutex<Tally>,
 }
 
@@ -123,7 +122,7 @@ impl StoreLedger {
         source: std::sync::Arc<dyn transfer::Source>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { store, letterhead, destination, if_exists, events, source, begun: Instant::now(), tally: Mutex::default() }
+        Self { store, letterhead, destination, if_exists, events, source, begun: Timestamp::now(), tally: Mutex::default() }
     }
 
     pub fn tally(&self) -> Tally {
@@ -156,7 +155,7 @@ impl StoreLedger {
             error: None,
             kept: None,
             verification: None,
-            seconds: self.begun.elapsed().as_secs_f64(),
+            seconds: Timestamp::now().duration_since(self.begun).as_secs_f64(),
         })
     }
 

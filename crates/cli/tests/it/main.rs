@@ -1,6 +1,9 @@
 //! The built binary as a person or a script meets it.
 
+mod architecture;
+mod promises;
 mod receipts;
+mod semantics;
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -174,6 +174,8 @@ impl FileRun {
         }
         if seat.stat(&intent.temp).await?.is_some() {
             self.opened = true;
+            // The policy of this run counts, not that of the one that wrote the intent.
+            intent.delivery.clobber = self.clobber(seat);
             self.verified = Some(intent.clone());
             return Box::pin(self.rename(seat, intent)).await.map(Some);
         }

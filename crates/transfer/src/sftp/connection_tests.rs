@@ -1,3 +1,5 @@
+//! The connection against a server that answers as a test tells it to.
+
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Requests and replies of one session against a peer made by hand.
+
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};

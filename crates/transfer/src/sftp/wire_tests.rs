@@ -1,3 +1,5 @@
+//! Packets as they go over the wire, and packets that nobody should believe.
+
 use proptest::prelude::*;
 
 use super::*;
