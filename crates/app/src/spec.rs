@@ -54,7 +54,7 @@ pub struct Options {
     pub resend: bool,
     pub publish: Publish,
     pub temp_name: TempName,
-    /// `None`: as many as help, at most five.
+    /// `None`: two, or four when the server is far.
     pub connections: Option<u32>,
     pub transfers: u32,
     pub lanes: u32,

@@ -112,6 +112,8 @@ mod tests {
         }
     }
 
+    // SEMANTICS S31: "Exit code 0 means that every file is `delivered`, `unchanged`, `skipped`, `collected` or `superseded`; a
+    // copy of one file that failed ends with the code of its class, several files of which some failed with 6."
     #[test]
     fn one_file_ends_with_its_class_and_a_mixture_with_6() {
         assert_eq!(of_summary(&summary(3, &[])), 0);

@@ -138,7 +138,7 @@ pub struct DeliveryArgs {
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Speed and limits")]
 pub struct SpeedArgs {
-    /// Connections of one large file [default: as many as help, at most 5]
+    /// Connections of one large file [default: 2, or 4 on a far server]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub connections: Option<u32>,
     /// Large files at once [default: 5]

@@ -69,6 +69,8 @@ pub fn range_size(asked: u64, budget: &Budget, streams: u64) -> u64 {
 mod tests {
     use super::*;
 
+    // SEMANTICS S30: "File data in memory is drawn from one budget per process, `--buffer` (32 MiB): when it is used up, reading
+    // waits."
     #[tokio::test]
     async fn a_full_budget_makes_the_next_one_wait() {
         let budget = Budget::new(32 << 20);

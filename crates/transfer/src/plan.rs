@@ -154,6 +154,7 @@ mod tests {
         assert_eq!(plan(&ask(1 << 20, "auto", &blind)).unwrap().grade, Grade::Acknowledged);
     }
 
+    // SEMANTICS S8: "A file that was written over several connections or resumed never earns the grade `size`."
     #[test]
     fn a_parallel_or_resumed_file_never_earns_size() {
         let able = able();

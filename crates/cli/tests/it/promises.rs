@@ -80,14 +80,14 @@ fn a_receipt_says_what_was_delivered_and_how_it_was_proved() {
     assert_eq!(file["verification"]["grade"], "read-back");
     assert_eq!(file["verification"]["bytes_compared"], 9);
     assert!(file["signature"]["value"].is_string());
-    let verify = ["receipt", "verify", text(&receipts), "--against", text(&copy.home.path("in/a.csv"))];
-    let verified = copy.home.run(&verify);
+    let delivered = copy.home.path("in/a.csv");
+    let verified = copy.home.run(&["receipt", "verify", text(&receipts), "--against", text(&delivered)]);
     assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
     assert!(verified.out.contains("2 intact and trusted"));
 }
 
-// SEMANTICS S16: "A second run of a finished copy sends nothing, lists its files as `unchanged` and exits 0; `--resend`
-// sends them again."
+// SEMANTICS S17: "A second run of a finished copy sends nothing, lists its files as `unchanged` and exits 0; `--resend` sends
+// them again."
 #[test]
 fn a_second_run_sends_nothing() {
     let copy = Copy::of(&[("a", b"one"), ("d/b", b"two")]);
@@ -99,7 +99,7 @@ fn a_second_run_sends_nothing() {
     assert_eq!((resent["delivered"].as_u64(), resent["bytes_sent"].as_u64()), (Some(2), Some(6)), "{resent}");
 }
 
-// SEMANTICS S17: "A file that was delivered and has been taken away by the partner since is not sent again."
+// SEMANTICS S18: "A file that was delivered and has been taken away by the partner since is not sent again."
 #[test]
 fn a_collected_file_is_not_sent_again() {
     let copy = Copy::of(&[("a", b"one")]);
@@ -110,7 +110,7 @@ fn a_collected_file_is_not_sent_again() {
     assert!(copy.names().is_empty());
 }
 
-// SEMANTICS S18: "A key that cannot be a name below the destination directory (`..`, an empty segment, a control character,
+// SEMANTICS S20: "A key that cannot be a name below the destination directory (`..`, an empty segment, a control character,
 // more than 255 bytes) fails with `dest_name_invalid`; it is never bent into another name."
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
@@ -125,7 +125,7 @@ fn names_that_lead_elsewhere_are_refused() {
     assert!(outside.names().is_empty() && !outside.home.path("good").exists());
 }
 
-// SEMANTICS S19: "Two keys that would get the same name stop the copy before anything is sent, and the message names both."
+// SEMANTICS S21: "Two keys that would get the same name stop the copy before anything is sent, and the message names both."
 #[test]
 fn two_keys_for_one_name_stop_the_copy() {
     let copy = Copy::of(&[("x/same", b"1"), ("y/same", b"2"), ("z", b"3")]);
@@ -135,8 +135,8 @@ fn two_keys_for_one_name_stop_the_copy() {
     assert!(copy.names().is_empty());
 }
 
-// SEMANTICS S20: "Besides the delivered files a finished copy leaves nothing at the destination but the directories they
-// are in."
+// SEMANTICS S23: "Besides the delivered files a finished copy leaves nothing at the destination but the directories they are
+// in."
 #[test]
 fn nothing_else_is_left_at_the_destination() {
     let copy = Copy::of(&[("a", b"1"), ("d/b", b"2"), ("large", &large())]);
@@ -146,7 +146,7 @@ fn nothing_else_is_left_at_the_destination() {
     assert_eq!(copy.delivered("large"), Some(large()));
 }
 
-// SEMANTICS S21: "Directories below the destination directory are created; the destination directory itself only with
+// SEMANTICS S22: "Directories below the destination directory are created; the destination directory itself only with
 // `--mkdir`, otherwise the copy exits 3."
 #[test]
 fn the_destination_directory_is_not_invented() {
@@ -159,7 +159,7 @@ fn the_destination_directory_is_not_invented() {
     assert_eq!(copy.delivered("d/b").as_deref(), Some(&b"2"[..]));
 }
 
-// SEMANTICS S22: "A file that fails does not stop the others; files end in no promised order."
+// SEMANTICS S27: "A file that fails does not stop the others; files end in no promised order."
 #[test]
 fn one_failure_does_not_stop_the_others() {
     let copy = Copy::of(&[("a", b"1"), ("b", b"2"), ("c", b"3")]);
@@ -170,7 +170,7 @@ fn one_failure_does_not_stop_the_others() {
     assert_eq!(copy.delivered("b").as_deref(), Some(&b"old"[..]));
 }
 
-// SEMANTICS S23: "Of two processes given the same source, destination and naming at the same time, the second exits 5 at once
+// SEMANTICS S28: "Of two processes given the same source, destination and naming at the same time, the second exits 5 at once
 // and names the process that runs the copy."
 #[test]
 fn the_same_copy_does_not_run_twice_at_once() {
@@ -185,8 +185,8 @@ fn the_same_copy_does_not_run_twice_at_once() {
     assert_eq!(copy.delivered("large"), Some(large()));
 }
 
-// SEMANTICS S15: "The first Ctrl-C (SIGINT, SIGTERM or SIGHUP) stops the copy with exit code 130; what the destination had
-// confirmed is kept, and `resume` or the same command goes on from there."
+// SEMANTICS S15: "The first Ctrl-C (SIGINT, SIGTERM or SIGHUP) stops the copy with exit code 130; ranges that the destination
+// had confirmed are kept, and `resume` or the same command goes on from there."
 #[test]
 fn a_signal_stops_and_resume_goes_on() {
     for resumed_by in ["resume", "copy"] {
@@ -205,8 +205,8 @@ fn a_signal_stops_and_resume_goes_on() {
     }
 }
 
-// SEMANTICS S11: "A kill (SIGKILL) of the process loses no more than what the destination had not confirmed: the next run
-// takes the temporary file over and delivers the whole file."
+// SEMANTICS S16: "After a kill (SIGKILL) of the process the next run takes its temporary file over, sends what the last
+// checkpoint does not have, and delivers the whole file."
 #[test]
 fn a_killed_copy_is_taken_over() {
     let copy = Copy::of(&[("large", &large()), ("small", b"1")]);
@@ -220,7 +220,7 @@ fn a_killed_copy_is_taken_over() {
     assert_eq!(copy.names(), ["large", "small"], "the temporary files of the killed process are gone");
 }
 
-// SEMANTICS S25: "`--dry-run`, `ls`, `check` and `hash` change nothing, neither at the destination nor in the records."
+// SEMANTICS S32: "`--dry-run`, `ls`, `check` and `hash` change nothing, neither at the destination nor in the records."
 #[test]
 fn looking_changes_nothing() {
     let copy = Copy::of(&[("a", b"1")]);

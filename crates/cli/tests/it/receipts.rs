@@ -83,6 +83,8 @@ fn an_unknown_signer_is_23_and_a_trusted_one_0() {
     assert_eq!(home.run(&["receipt", "verify", text(&file), "--key", &other]).code, 23, "--key alone decides where it is given");
 }
 
+// SEMANTICS S11: "A receipt is signed over its exact bytes: `receipt verify` exits 22 when anything was changed, and 23 when
+// it is intact but its signer is not trusted."
 #[test]
 fn any_tampering_is_22() {
     let home = Home::new();

@@ -112,6 +112,7 @@ fn errors_have_three_parts_and_json_keeps_stdout_pure() {
     }
 }
 
+// SEMANTICS S24: "A password is in no record, receipt, log or output of the program, however it was given."
 #[test]
 fn no_secret_is_in_any_output_or_file() {
     let home = Home::new();

@@ -212,6 +212,8 @@ impl Prompt for Answers {
     }
 }
 
+// SEMANTICS S25: "A server whose host key is unknown, revoked or another than the one on record is refused before it is told
+// a user name or shown a credential."
 #[tokio::test]
 async fn an_unknown_host_key_is_refused_before_anything_is_said_about_the_user() {
     let server = counting(&[MethodKind::Password], false).await;
@@ -285,6 +287,7 @@ async fn a_pin_decides_alone_and_a_wrong_one_names_every_key_of_the_server() {
     assert_eq!(server.requests(), before);
 }
 
+// SEMANTICS S26: "A password that was refused is not sent a second time."
 #[tokio::test]
 async fn a_wrong_password_is_sent_exactly_once() {
     for method in [MethodKind::Password, MethodKind::KeyboardInteractive] {

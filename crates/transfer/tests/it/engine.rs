@@ -46,6 +46,8 @@ async fn delivers_empty_small_and_large_files_whole() {
     only_finals(&destination);
 }
 
+// SEMANTICS S2: "With `--if-exists fail`, the default, a file that is already there is not touched and the copy of it fails
+// with `dest_exists`; with `skip` it is not touched either, and counts as `skipped`."
 #[tokio::test]
 async fn an_existing_name_is_treated_as_asked() {
     for (policy, state, replaced) in [
@@ -75,6 +77,8 @@ async fn an_existing_name_is_treated_as_asked() {
     }
 }
 
+// SEMANTICS S3: "With `--if-exists replace` or `update` the old file stays until the new one takes its place in one step; a
+// server that cannot do that keeps the old file, and the copy of it fails with `dest_exists`."
 #[tokio::test]
 async fn a_server_without_atomic_replacement_keeps_the_old_file_unless_told_otherwise() {
     let (mut ferry, source, destination) = ferry(&[("a", 10)]);
@@ -93,6 +97,8 @@ async fn a_server_without_atomic_replacement_keeps_the_old_file_unless_told_othe
     only_finals(&destination);
 }
 
+// SEMANTICS S7: "A grade named with `--verify` is the least that is accepted: a stronger one satisfies it, and one that the
+// server cannot give is refused before the first byte is sent."
 #[tokio::test]
 async fn every_grade_is_earned_or_refused() {
     let full = MemoryDestination::everything();
@@ -132,6 +138,8 @@ async fn every_grade_is_earned_or_refused() {
     }
 }
 
+// SEMANTICS S12: "Bytes that a receipt counts as `bytes_resumed` were not sent again, and the digests of a resumed file are
+// those of an uninterrupted one."
 #[tokio::test]
 async fn a_stopped_engine_goes_on_where_it_was() {
     let (mut ferry, source, destination) = ferry(&[("large", 60_000_000)]);
@@ -163,6 +171,8 @@ async fn a_stopped_engine_goes_on_where_it_was() {
     assert_eq!(delivery.sha256.unwrap(), sha256(&source.bytes("large").unwrap()));
 }
 
+// SEMANTICS S13: "What a server confirmed and then lost, because it crashed before its disk had it, is found out before the
+// file is published and is sent again."
 #[tokio::test]
 async fn a_server_that_loses_unsynced_data_is_found_out_on_resume() {
     let (ferry, source, destination) = ferry(&[("large", 60_000_000)]);

@@ -69,8 +69,8 @@ async fn whoever_looks_at_a_final_name_sees_the_old_file_or_the_new_one() {
     }
 }
 
-// SEMANTICS S4: "Only `--if-exists replace-unsafe`, and only where the server cannot replace in one step, takes the old
-// name away before the new file has it; the receipt says for how many milliseconds the name was missing."
+// SEMANTICS S4: "Only `--if-exists replace-unsafe`, and only where the server cannot replace in one step, takes the old name
+// away before the new file has it; the receipt says for how many milliseconds the name was missing."
 #[tokio::test]
 async fn an_unsafe_replacement_is_chosen_by_the_user_and_said_on_the_receipt() {
     for atomic in [true, false] {
@@ -86,8 +86,8 @@ async fn an_unsafe_replacement_is_chosen_by_the_user_and_said_on_the_receipt() {
     }
 }
 
-// SEMANTICS S9: "Where the content at the destination differs from what was read, the file is sent once more from the
-// start; if it differs again it is `held`, without its final name, and the temporary file is kept for inspection."
+// SEMANTICS S9: "Where the content at the destination differs from what was read, the file is sent once more from the start;
+// if it differs again it is `held`, without its final name, and the temporary file is kept for inspection."
 #[tokio::test]
 async fn a_destination_that_stores_something_else_is_found_out() {
     for size in [1_000, 12_000_000] {
@@ -143,7 +143,7 @@ async fn a_changed_source_is_an_error_and_never_a_mixture() {
     assert!(destination.bytes("/in/a").is_none());
 }
 
-// SEMANTICS S24: "Of two copies that deliver to the same free name at the same time with `--if-exists fail`, one gets the
+// SEMANTICS S29: "Of two copies that deliver to the same free name at the same time with `--if-exists fail`, one gets the
 // name and the other fails with `dest_exists`, wherever the server's rename refuses a taken name."
 #[tokio::test]
 async fn two_copies_to_one_name_have_one_winner() {
@@ -192,8 +192,8 @@ async fn the_next_run_publishes_a_kept_file_under_its_own_policy() {
     assert_eq!(destination.names(), ["/in/a"]);
 }
 
-// SEMANTICS S13: "A name that was published and is gone when the copy looks again counts as `collected`: delivered, and
-// never sent a second time."
+// SEMANTICS S19: "A name that was published and is gone when the copy looks again counts as `collected`: delivered, and never
+// sent a second time."
 #[tokio::test]
 async fn a_file_taken_away_before_the_answer_is_collected() {
     let (mut ferry, _, destination) = one_file(1_000);
