@@ -186,7 +186,8 @@ async fn the_next_run_publishes_a_kept_file_under_its_own_policy() {
     let sent = destination.accepted();
     ferry.wishes.if_exists = IfExists::Replace;
     ferry.run(&["a"]).await.unwrap();
-    let delivery = ferry.records.kept(0).finished.expect("published this time").delivery.unwrap();
+    let again = ferry.records.kept(0);
+    let delivery = again.finished.unwrap_or_else(|| panic!("not published: {:?}", again.failed)).delivery.unwrap();
     assert_eq!((delivery.clobber, destination.accepted()), (Clobber::Replaced, sent));
     assert_eq!(destination.bytes("/in/a").as_deref(), source.bytes("a").as_deref());
     assert_eq!(destination.names(), ["/in/a"]);
