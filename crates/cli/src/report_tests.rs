@@ -83,6 +83,7 @@ fn a_person_gets_a_line_per_file_and_a_summary() {
     let (screen, out, err) = screen(false, false);
     let mut reporter = Reporter::new(screen, false, false, None);
     events().into_iter().for_each(|event| reporter.event(event));
+    reporter.summary(summary(2, 1));
     reporter.finish();
     let lines: Vec<String> = out.text().lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "delivered           3.0 MiB  /in/a  read-back");

