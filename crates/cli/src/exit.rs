@@ -47,7 +47,8 @@ pub fn of_summary(summary: &Summary) -> u8 {
         };
     }
     match summary.state {
-        TransferState::Completed => DONE,
+        // Pending: a dry run, which had nothing to do but look.
+        TransferState::Completed | TransferState::Pending => DONE,
         _ if summary.not_finished > 0 => ErrorClass::Cancelled.exit_code(),
         TransferState::Paused | TransferState::Cancelled => ErrorClass::Cancelled.exit_code(),
         TransferState::CompletedWithErrors => SOME_FAILED,

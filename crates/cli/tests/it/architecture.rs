@@ -10,8 +10,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("app", &["model", "store", "transfer"]),
     ("runtime", &["app", "model", "store", "transfer"]),
-    // The sandbox of the demonstration is part of the binary.
-    ("cli", &["app", "model", "runtime", "store", "testkit", "transfer"]),
+    ("cli", &["app", "model", "runtime", "store", "transfer"]),
     ("testkit", &[]),
 ];
 
