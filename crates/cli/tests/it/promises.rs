@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 
+use testkit::sftp::SftpServer;
+
 use super::*;
 
 struct Copy {
@@ -232,4 +234,25 @@ fn looking_changes_nothing() {
     assert_eq!(copy.home.run(&["hash", &copy.source]).code, 0);
     assert!(copy.names().is_empty());
     assert!(copy.home.run(&["history"]).out.is_empty());
+}
+
+// SEMANTICS S26: "One login sends a password at most once, and after a refused login `copy` does not try the same credential
+// at that account again until it changes or `--retry-auth` is given."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_login_is_not_tried_again() {
+    let server = SftpServer::builder().in_memory().start().await.unwrap();
+    let stranger = SftpServer::builder().in_memory().start().await.unwrap();
+    let home = Home::new();
+    let source = format!("file://{}", text(&home.write("a", "x")));
+    let destination = format!("sftp://{}@{}/", server.user(), server.address());
+    let host_key = server.host_key_fingerprint();
+    let copy = |key: &Path, more: &[&str]| {
+        let arguments = ["copy", &source, &destination, "--host-key", &host_key, "--identity", text(key)];
+        home.run(&[&arguments, more].concat()).code
+    };
+    let tried = || server.recorder().attempts.credentials();
+    assert_eq!((copy(stranger.client_key(), &[]), tried()), (24, 1));
+    assert_eq!((copy(stranger.client_key(), &[]), tried()), (24, 1), "parked");
+    assert_eq!((copy(stranger.client_key(), &["--retry-auth"]), tried()), (24, 2));
+    assert_eq!(copy(server.client_key(), &[]), 0, "another credential is another matter");
 }

@@ -61,6 +61,8 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()
 }
 
+// SEMANTICS S11: "A receipt is signed over its exact bytes: `receipt verify` exits 22 when anything was changed, and 23 when
+// it is intact but its signer is not trusted."
 #[test]
 fn an_unknown_signer_is_23_and_a_trusted_one_0() {
     let home = Home::new();

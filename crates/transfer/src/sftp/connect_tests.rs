@@ -287,7 +287,8 @@ async fn a_pin_decides_alone_and_a_wrong_one_names_every_key_of_the_server() {
     assert_eq!(server.requests(), before);
 }
 
-// SEMANTICS S26: "A password that was refused is not sent a second time."
+// SEMANTICS S26: "One login sends a password at most once, and after a refused login `copy` does not try the same credential
+// at that account again until it changes or `--retry-auth` is given."
 #[tokio::test]
 async fn a_wrong_password_is_sent_exactly_once() {
     for method in [MethodKind::Password, MethodKind::KeyboardInteractive] {
