@@ -376,6 +376,7 @@ impl FileRun {
     pub(super) async fn start_over(&mut self) -> Result<()> {
         self.engine.setup.meter.undone(self.counted());
         self.discard().await;
+        self.discard_earlier().await;
         self.attempt += 1;
         self.engine.setup.ledger.restart(self.task.number, self.attempt).await?;
         self.task.checkpoint = None;
@@ -391,20 +392,38 @@ impl FileRun {
             return;
         }
         let Ok(temp) = self.temp() else { return };
+        if self.remove(&temp).await {
+            self.opened = false;
+        }
+    }
+
+    /// Removes what an interrupted run left and this one cannot continue. Not after a lost lease: the successor may be
+    /// about to continue it.
+    async fn discard_earlier(&mut self) {
+        if self.engine.setup.wishes.publish == Publish::InPlace {
+            return;
+        }
+        if let Some(checkpoint) = self.task.checkpoint.take() {
+            self.remove(&checkpoint.temp).await;
+        }
+    }
+
+    async fn remove(&self, temp: &RemotePath) -> bool {
         let removal = async {
             let seat = self.engine.pool.seat().await?;
-            seat.remove(&temp).await
+            seat.remove(temp).await
         };
         match tokio::time::timeout(std::time::Duration::from_secs(10), removal).await {
-            Ok(Ok(())) => self.opened = false,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => warn!(path = %temp, error = %chain(&error), "a temporary file was left behind"),
             Err(_) => warn!(path = %temp, "a temporary file was left behind: the server did not answer"),
         }
+        false
     }
 
     /// Decides what stays at the destination after a failure.
     async fn give_up(&mut self, error: Error) -> Failed {
-        let resumable = self.sheet.is_some() && error.kind.is_retryable();
+        let resumable = (self.sheet.is_some() || self.task.checkpoint.is_some()) && error.kind.is_retryable();
         let publish_pending = self.verified.is_some()
             && matches!(
                 error.kind,
@@ -414,6 +433,7 @@ impl FileRun {
         let keep = resumable || publish_pending || inspected || (self.verified.is_some() && error.kind.nature() != Nature::Permanent);
         if !keep {
             self.discard().await;
+            self.discard_earlier().await;
         }
         let state = match error.kind {
             _ if publish_pending && error.kind == ErrorKind::DestPublishFailed => FileState::PublishPending,

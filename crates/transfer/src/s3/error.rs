@@ -210,7 +210,15 @@ pub(super) fn broken_body(error: BoxError, received: usize, expected: usize) -> 
         }
         next = cause.source();
     }
-    let text = format!("the answer broke off after {received} of {expected} bytes: {}", crate::error::chain(&*error));
+    let chain = crate::error::chain(&*error);
+    // The SDK's own error type is not among what it exports to us.
+    if let Some(at) = chain.find("checksum mismatch") {
+        return Failure::new(
+            ErrorKind::IntegrityMismatch,
+            format!("the store's checksum is not that of the bytes it sent: {}", &chain[at..]),
+        );
+    }
+    let text = format!("the answer broke off after {received} of {expected} bytes: {chain}");
     Failure::new(if reset { ErrorKind::NetworkReset } else { ErrorKind::SourceTruncated }, text)
 }
 

@@ -132,9 +132,12 @@ pub(super) async fn read(source: &S3Source, session: Arc<Session>, pin: &Pin, ra
     // Both conditions: the version names the bytes, and the ETag guards versions called "null", which can be overwritten.
     let mut request =
         prepared!(source, session.client.get_object(), pin.key).set_version_id(pin.version.clone()).set_if_match(pin.etag.clone());
-    if !whole {
-        request = request.range(format!("bytes={}-{}", asked.start, asked.end - 1));
-    }
+    request = match whole {
+        // Files that fit in one range are pinned by the listing, which shows no checksums: here the SDK compares the
+        // body with the one of the whole object.
+        true => request.checksum_mode(ChecksumMode::Enabled),
+        false => request.range(format!("bytes={}-{}", asked.start, asked.end - 1)),
+    };
     let answer = request.send().await.map_err(|error| classify(error, source.config.profile.as_deref()))?;
     compare(pin, &asked, whole, &answer)?;
     if pin.version.is_none()

@@ -119,6 +119,12 @@ pub struct ListFeed {
     small_up_to: u64,
 }
 
+impl ListFeed {
+    pub fn of(tasks: Vec<FileTask>, small_up_to: u64) -> Self {
+        Self { tasks: Mutex::new(tasks), small_up_to }
+    }
+}
+
 #[async_trait]
 impl Feed for ListFeed {
     async fn next(&self, class: SizeClass) -> Result<Option<FileTask>> {
@@ -240,7 +246,7 @@ impl Ferry {
                 previous: None,
             });
         }
-        Arc::new(ListFeed { tasks: Mutex::new(tasks), small_up_to })
+        Arc::new(ListFeed::of(tasks, small_up_to))
     }
 
     async fn list_one(&self, key: &str) -> Pin {

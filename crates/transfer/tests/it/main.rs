@@ -2,6 +2,7 @@
 
 mod contract;
 mod engine;
+mod faults_source;
 mod harness;
 mod s3;
 mod semantics;
