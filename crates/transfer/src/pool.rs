@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use crate::error::chain;
 use crate::meter::Meter;
 use crate::port::Logins;
-use crate::{Connection, Connector, Result};
+use crate::{Connection, Connector, Error, ErrorKind, Result, Subject};
 
 /// From this round trip on a server counts as far: one TCP window no longer fills the line.
 const FAR: Duration = Duration::from_millis(10);
@@ -49,6 +49,8 @@ struct State {
     next_id: u64,
     opened: u64,
     notes: Vec<String>,
+    /// The login or the host was refused: nobody tries again, or the account would be locked.
+    refused: Option<ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Member {
     connection: Arc<dyn Connection>,
     users: Mutex<usize>,
     lost: AtomicBool,
+    /// Another connection was lost: this one is asked before it is given to anybody again.
+    doubtful: AtomicBool,
 }
 
 /// A place on a connection. Dropping it gives the place back.
@@ -83,6 +87,27 @@ impl Seat {
     pub fn lost(&self) {
         if !self.member.lost.swap(true, Relaxed) {
             debug!(connection = self.member.id, "connection lost");
+            // A restarted server took all of them: each found dead only in use would cost its file one of three tries.
+            self.pool.lock().members.iter().for_each(|member| member.doubtful.store(true, Relaxed));
+        }
+    }
+}
+
+impl Seat {
+    /// Whether the connection is still of use; asks only where there is a doubt.
+    async fn answers(&self) -> bool {
+        if !self.member.doubtful.load(Relaxed) {
+            return true;
+        }
+        match self.ping().await {
+            Err(error) if error.is_connection_lost() => {
+                self.lost();
+                false
+            }
+            _ => {
+                self.member.doubtful.store(false, Relaxed);
+                true
+            }
         }
     }
 }
@@ -116,6 +141,15 @@ impl Pool {
 
     /// A place on the least busy connection, opening one where that helps.
     pub async fn seat(self: &Arc<Self>) -> Result<Seat> {
+        loop {
+            let seat = self.any_seat().await?;
+            if seat.answers().await {
+                return Ok(seat);
+            }
+        }
+    }
+
+    async fn any_seat(self: &Arc<Self>) -> Result<Seat> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -202,6 +236,11 @@ impl Pool {
         // Counted down also when the caller is dropped half-way.
         let _counted = Opening { pool: self };
         self.logins.before_connect().await?;
+        let refused = self.lock().refused;
+        if let Some(kind) = refused {
+            return Err(Error::new(kind, "log in at", Subject::Server(self.connector.endpoint().to_string()))
+                .because("it was refused a moment ago and is not tried again"));
+        }
         let outcome = self.connector.connect().await;
         let alive = self.has_members();
         match &outcome {
@@ -222,12 +261,21 @@ impl Pool {
                 state.proven = true;
                 state.next_id += 1;
                 state.opened += 1;
-                let member = Arc::new(Member { id: state.next_id, connection, users: Mutex::new(1), lost: AtomicBool::new(false) });
+                let member = Arc::new(Member {
+                    id: state.next_id,
+                    connection,
+                    users: Mutex::new(1),
+                    lost: AtomicBool::new(false),
+                    doubtful: AtomicBool::new(false),
+                });
                 state.members.push(member.clone());
                 self.meter.connections(state.members.len() as u64);
                 Ok(Seat { pool: self.clone(), member })
             }
             Err(error) => {
+                if !alive && matches!(error.kind, ErrorKind::DestAuth | ErrorKind::DestHostKey | ErrorKind::DestTls) {
+                    state.refused = Some(error.kind);
+                }
                 let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
                 if live > 0 && state.target > live {
                     state.target = live;

@@ -38,6 +38,11 @@ impl Patience {
         Self { backoff, failures: 0, seen: 0 }
     }
 
+    /// What was reached is given up and reached for again: progress counts from nothing.
+    pub fn start_over(&mut self) {
+        self.seen = 0;
+    }
+
     /// Called after a failure with a measure that grows with progress. `None` means: give up.
     pub fn after_failure(&mut self, progress: u64) -> Option<Duration> {
         if progress > self.seen {

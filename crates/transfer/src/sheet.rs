@@ -204,9 +204,11 @@ impl Sheet {
         }
     }
 
-    /// Written ranges as of now: what a sync that starts now will make durable.
-    pub fn before_sync(&self) -> Vec<u64> {
-        (self.settled..).zip(&self.ranges).filter(|(_, r)| r.written.is_some() && !r.suspect && !r.durable).map(|(i, _)| i).collect()
+    /// What a sync that starts now will make durable: ranges written since the handle that syncs was opened. Of earlier
+    /// ones it does not know whether the server has restarted since.
+    pub fn before_sync(&self, opened: Instant) -> Vec<u64> {
+        let covered = |r: &RangeState| r.written.is_some_and(|at| at >= opened) && !r.suspect && !r.durable;
+        (self.settled..).zip(&self.ranges).filter(|(_, r)| covered(r)).map(|(i, _)| i).collect()
     }
 
     pub fn synced(&mut self, indexes: &[u64]) {
@@ -223,7 +225,8 @@ impl Sheet {
 
     /// Bytes written since the last sync.
     pub fn unsynced_bytes(&self) -> u64 {
-        self.before_sync().into_iter().map(|i| self.length(i)).sum()
+        let waiting = |r: &RangeState| r.written.is_some() && !r.suspect && !r.durable;
+        (self.settled..).zip(&self.ranges).filter(|(_, r)| waiting(r)).map(|(i, _)| self.length(i)).sum()
     }
 
     /// A connection was lost: the server may have restarted, so what is not durable is suspect.
@@ -233,6 +236,21 @@ impl Sheet {
         }
         for range in &mut self.ranges {
             range.suspect = range.written.is_some() && (!range.durable || (self.needs_proof && !range.proved));
+        }
+    }
+
+    /// A connection was lost while another one lived on whose handle was opened at `since`: only what was written
+    /// before that may be gone.
+    pub fn other_connection_lost(&mut self, since: Instant) {
+        for range in &mut self.ranges {
+            range.suspect |= !range.durable && range.written.is_some_and(|at| at < since);
+        }
+    }
+
+    /// The attempt ended for another reason: what was written and not yet proved must be looked at by the next one.
+    pub fn attempt_ended(&mut self) {
+        for range in &mut self.ranges {
+            range.suspect |= range.written.is_some() && self.needs_proof && !range.proved;
         }
     }
 
@@ -246,6 +264,8 @@ impl Sheet {
         if let Some(range) = self.state(index) {
             range.suspect = false;
             range.proved = true;
+            // Seen there now, whenever it was written.
+            range.written = Some(Instant::now());
         }
         self.settle();
     }
@@ -366,10 +386,11 @@ mod tests {
     #[test]
     fn only_unsettled_ranges_are_stored() {
         let mut sheet = Sheet::new(1000, 100, SET, true, true);
+        let opened = Instant::now();
         for index in 0..8 {
             send(&mut sheet, index);
         }
-        let before = sheet.before_sync();
+        let before = sheet.before_sync(opened);
         sheet.synced(&before);
         assert!(stored(&sheet).ranges.is_empty());
         assert_eq!(stored(&sheet).settled, 8);
@@ -389,6 +410,32 @@ mod tests {
         sheet.lost(3);
         assert_eq!(sheet.missing(), vec![3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(sheet.confirmed_bytes(), 300);
+    }
+
+    #[test]
+    fn what_a_younger_handle_cannot_vouch_for_is_suspect_and_not_synced_by_it() {
+        let mut sheet = Sheet::new(400, 100, SET, true, true);
+        for index in 0..2 {
+            send(&mut sheet, index);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        let opened = Instant::now();
+        for index in 2..4 {
+            send(&mut sheet, index);
+        }
+        assert_eq!(sheet.before_sync(opened), vec![2, 3]);
+        sheet.other_connection_lost(opened);
+        assert_eq!(sheet.suspects().iter().map(|s| s.0).collect::<Vec<_>>(), vec![0, 1]);
+        assert!(!sheet.is_complete());
+    }
+
+    #[test]
+    fn a_written_range_without_its_proof_is_never_forgotten() {
+        let mut sheet = Sheet::new(100, 100, SET, true, true);
+        sheet.read(0, &[1; 100], crc64(&[1; 100]));
+        sheet.written(0);
+        sheet.attempt_ended();
+        assert_eq!(sheet.suspects().len(), 1, "neither missing nor suspect, nobody would finish it");
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::retry::Patience;
 use crate::sheet::{ProofCount, Sheet};
 use crate::{Capabilities, CreateOptions, Error, ErrorKind, Metadata, OpenMode, Result, Subject, Writer};
 
+/// So often a file that starts over gets new patience.
+const FRESH_STARTS: u32 = 3;
+
 /// What is known of a file while this process works on it.
 pub(super) struct FileRun {
     pub engine: Arc<Inner>,
@@ -102,8 +105,20 @@ impl FileRun {
         self.sheet.as_ref().map_or(0, Sheet::confirmed_bytes)
     }
 
+    /// How far this attempt has come. What is sent a second time is no progress, or a server that always fails at
+    /// the same point would be tried for ever.
+    fn progress(&self) -> u64 {
+        let size = self.task.pin.size;
+        match &self.sheet {
+            _ if self.verified.is_some() => size + 1,
+            Some(sheet) => sheet.confirmed_bytes(),
+            None => self.bytes_sent.min(size),
+        }
+    }
+
     async fn run(&mut self) -> Result<Finished> {
         let mut patience = Patience::new(self.engine.setup.tuning.backoff);
+        let (mut attempt, mut fresh_starts) = (self.attempt, 0);
         loop {
             let error = match self.attempt().await {
                 Ok(finished) => return Ok(finished),
@@ -117,9 +132,11 @@ impl FileRun {
                     self.start_over().await?;
                 }
                 _ if error.is_retryable() && error.kind != ErrorKind::LeaseLost => {
-                    // Publishing, settling and sending each count as progress once.
-                    let progress = self.bytes_sent + u64::from(self.verified.is_some());
-                    let Some(wait) = patience.after_failure(progress) else { return Err(error) };
+                    if attempt != self.attempt && fresh_starts < FRESH_STARTS {
+                        (attempt, fresh_starts) = (self.attempt, fresh_starts + 1);
+                        patience.start_over();
+                    }
+                    let Some(wait) = patience.after_failure(self.progress()) else { return Err(error) };
                     self.engine.setup.meter.retried();
                     self.engine.pause(wait).await?;
                 }
@@ -308,7 +325,11 @@ impl FileRun {
                     self.opened = true;
                     return Ok(writer);
                 }
-                _ => return Err(error),
+                _ => {
+                    // It may be there all the same: the answer was lost.
+                    self.opened |= error.is_connection_lost();
+                    return Err(error);
+                }
             }
         }
     }
@@ -376,7 +397,7 @@ impl FileRun {
     pub(super) async fn start_over(&mut self) -> Result<()> {
         self.engine.setup.meter.undone(self.counted());
         self.discard().await;
-        self.discard_earlier().await;
+        self.discard_inherited().await;
         self.attempt += 1;
         self.engine.setup.ledger.restart(self.task.number, self.attempt).await?;
         self.task.checkpoint = None;
@@ -392,26 +413,31 @@ impl FileRun {
             return;
         }
         let Ok(temp) = self.temp() else { return };
-        if self.remove(&temp).await {
-            self.opened = false;
-        }
+        self.opened = !self.remove_soon(&temp).await;
     }
 
-    /// Removes what an interrupted run left and this one cannot continue. Not after a lost lease: the successor may be
-    /// about to continue it.
-    async fn discard_earlier(&mut self) {
+    /// Removes what an earlier process left under a name of its own epoch, where it could not be continued.
+    async fn discard_inherited(&self) {
         if self.engine.setup.wishes.publish == Publish::InPlace {
             return;
         }
-        if let Some(checkpoint) = self.task.checkpoint.take() {
-            self.remove(&checkpoint.temp).await;
+        let Some(checkpoint) = &self.task.checkpoint else { return };
+        if self.temp().is_ok_and(|own| own != checkpoint.temp) {
+            self.remove_soon(&checkpoint.temp).await;
         }
     }
 
-    async fn remove(&self, temp: &RemotePath) -> bool {
+    /// Two tries, because the first may find out that its connection is gone.
+    async fn remove_soon(&self, temp: &RemotePath) -> bool {
         let removal = async {
             let seat = self.engine.pool.seat().await?;
-            seat.remove(temp).await
+            match seat.remove(temp).await {
+                Err(error) if error.is_connection_lost() => {
+                    seat.lost();
+                    self.engine.pool.seat().await?.remove(temp).await
+                }
+                outcome => outcome,
+            }
         };
         match tokio::time::timeout(std::time::Duration::from_secs(10), removal).await {
             Ok(Ok(())) => return true,
@@ -433,7 +459,7 @@ impl FileRun {
         let keep = resumable || publish_pending || inspected || (self.verified.is_some() && error.kind.nature() != Nature::Permanent);
         if !keep {
             self.discard().await;
-            self.discard_earlier().await;
+            self.discard_inherited().await;
         }
         let state = match error.kind {
             _ if publish_pending && error.kind == ErrorKind::DestPublishFailed => FileState::PublishPending,

@@ -49,9 +49,7 @@ impl FileRun {
             Clobber::Atomic => seat.rename(&temp, &path, RenameMode::NoClobber).await,
             Clobber::Checked => self.rename_after_look(seat, &temp, &path).await,
             Clobber::Replaced => seat.rename(&temp, &path, RenameMode::Replace).await,
-            Clobber::Unsafe { .. } => {
-                self.rename_aside(seat, &temp, &path).await.map(|window_ms| intent.delivery.clobber = Clobber::Unsafe { window_ms })
-            }
+            Clobber::Unsafe { .. } => self.rename_aside(seat, &mut intent).await,
         };
         match outcome {
             Ok(()) => self.confirm(seat, intent).await,
@@ -86,35 +84,57 @@ impl FileRun {
     }
 
     /// `replace-unsafe` on a server without atomic replacement: the old file steps aside, comes back if ours cannot
-    /// take its place, and is removed afterwards. Returns for how many milliseconds the name was missing.
-    async fn rename_aside(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<u64> {
-        let aside = temp.sibling(&format!("{}.old", temp.name()))?;
-        if seat.stat(path).await?.is_none() {
-            seat.rename(temp, path, RenameMode::NoClobber).await?;
-            // There is one if an earlier try was cut after the old file stepped aside.
-            seat.remove(&aside).await?;
-            return Ok(0);
-        }
+    /// take its place, and is removed afterwards. An old file that cannot step aside is left where it is: whoever may
+    /// not rename it could not put ours in its place either. Notes for how long the name was missing.
+    async fn rename_aside(&self, seat: &Seat, intent: &mut Intent) -> Result<()> {
+        let aside = self.aside(intent)?;
+        let (temp, path) = (intent.temp.clone(), intent.path.clone());
         let begin = Instant::now();
-        let moved = match seat.rename(path, &aside, RenameMode::NoClobber).await {
-            Ok(()) => true,
-            Err(error) if error.is_connection_lost() => return Err(error),
-            Err(_) => {
-                seat.remove(path).await?;
-                false
-            }
+        let moved = match seat.stat(&path).await? {
+            // It stepped aside already if an earlier try was cut after that.
+            None => seat.stat(&aside).await?.is_some(),
+            Some(_) => match seat.rename(&path, &aside, RenameMode::NoClobber).await {
+                Ok(()) => true,
+                Err(error) if error.is_connection_lost() => return Err(error),
+                // Refused, and yet it may be done.
+                Err(error) => match (seat.stat(&path).await?, seat.stat(&aside).await?) {
+                    (None, Some(_)) => true,
+                    _ => return Err(error),
+                },
+            },
         };
-        if let Err(error) = seat.rename(temp, path, RenameMode::NoClobber).await {
-            if moved && let Err(lost) = seat.rename(&aside, path, RenameMode::NoClobber).await {
+        if let Err(error) = seat.rename(&temp, &path, RenameMode::NoClobber).await {
+            if moved && let Err(lost) = seat.rename(&aside, &path, RenameMode::NoClobber).await {
                 warn!(aside = %aside, error = %chain(&lost), "the old file could not be moved back");
             }
             return Err(error);
         }
-        let window = begin.elapsed().as_millis() as u64;
-        if moved {
-            seat.remove(&aside).await?;
+        let window_ms = if moved { begin.elapsed().as_millis() as u64 } else { 0 };
+        intent.delivery.clobber = Clobber::Unsafe { window_ms };
+        if moved { self.remove_aside(seat, intent).await } else { Ok(()) }
+    }
+
+    /// Where an old file waits while ours takes its place: the same name in every epoch, so that a successor finds it.
+    fn aside(&self, intent: &Intent) -> Result<RemotePath> {
+        let setup = &self.engine.setup;
+        let stable = setup.temp_name.path(&intent.path, &setup.transfer, setup.run, self.task.number, intent.delivery.attempts, 0)?;
+        Ok(stable.sibling(&format!("{}.old", stable.name()))?)
+    }
+
+    /// Ours is in place: an old file that stays is worth a note and no failure.
+    async fn remove_aside(&self, seat: &Seat, intent: &mut Intent) -> Result<()> {
+        let aside = self.aside(intent)?;
+        let mut outcome = seat.remove(&aside).await;
+        if outcome.as_ref().is_err_and(|error| !error.is_connection_lost()) {
+            outcome = seat.remove(&aside).await;
         }
-        Ok(window)
+        match outcome {
+            Err(error) if !error.is_connection_lost() => {
+                intent.delivery.notes.push(format!("the old file is still there as {aside}: {}", chain(&error)));
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Servers that store names differently than they were given are found out here, not by the partner.
@@ -181,10 +201,25 @@ impl FileRun {
         }
         // Only the holder of the lease may say that the file was delivered.
         setup.ledger.intent(self.task.number, &intent).await?;
+        let unsafely = matches!(intent.delivery.clobber, Clobber::Unsafe { .. });
+        let there = seat.stat(&intent.path).await?;
+        if unsafely && there.is_none() {
+            let aside = self.aside(&intent)?;
+            if seat.stat(&aside).await?.is_some() {
+                // Someone took our temporary file away between the two renames.
+                seat.rename(&aside, &intent.path, RenameMode::NoClobber).await?;
+                return Ok(None);
+            }
+        }
         let note = "the answer to the rename was lost; settled by looking";
         intent.delivery.notes.push(note.to_owned());
-        match seat.stat(&intent.path).await? {
-            Some(meta) if meta.size == intent.delivery.pin.size => Ok(Some(delivered(FileState::Delivered, intent))),
+        match there {
+            Some(meta) if meta.size == intent.delivery.pin.size => {
+                if unsafely {
+                    self.remove_aside(seat, &mut intent).await?;
+                }
+                Ok(Some(delivered(FileState::Delivered, intent)))
+            }
             None => Ok(Some(delivered(FileState::Collected, intent))),
             Some(_) => Ok(None),
         }

@@ -43,7 +43,7 @@ impl FileRun {
 
         let lane = {
             let _sending = engine.setup.meter.step(Step::Sending);
-            self.move_ranges(Lane { seat: seat.clone(), writer }, &plan, &temp, &capabilities).await?
+            self.move_ranges(Lane::new(seat.clone(), writer), &plan, &temp, &capabilities).await?
         };
 
         let _verifying = engine.setup.meter.step(Step::Verifying);

@@ -54,6 +54,15 @@ pub(super) struct Work {
 pub(super) struct Lane {
     pub seat: Arc<Seat>,
     pub writer: Box<dyn Writer>,
+    /// While the handle works, the server has not restarted since then.
+    opened: Instant,
+}
+
+impl Lane {
+    /// To be called when the handle was just opened.
+    pub fn new(seat: Arc<Seat>, writer: Box<dyn Writer>) -> Self {
+        Self { seat, writer, opened: Instant::now() }
+    }
 }
 
 impl Work {
@@ -171,7 +180,7 @@ impl Work {
     async fn look_at_suspects(&self, lane: &Lane, readable: bool) -> Result<()> {
         let suspects = self.sheet().suspects();
         for (index, crc) in suspects {
-            if self.queue.is_closed() {
+            if self.engine.halt.is_cancelled() {
                 return Err(cancelled());
             }
             let range = self.sheet().range(index);
@@ -221,7 +230,7 @@ impl Work {
                 continue;
             }
             let Some(lane) = self.live_lane() else { continue };
-            let covered = self.sheet().before_sync();
+            let covered = self.sheet().before_sync(lane.opened);
             if lane.writer.sync().await.is_ok() {
                 self.sheet().synced(&covered);
                 self.dirty.notify_one();
@@ -257,6 +266,8 @@ impl FileRun {
             let mut sheet = work.sheet();
             if alive.is_none() {
                 sheet.connection_lost();
+            } else if outcome.is_err() {
+                sheet.attempt_ended();
             }
         }
         if outcome.is_err()
@@ -336,6 +347,15 @@ impl FileRun {
         if let Some(error) = work.error.lock().expect("no panic while holding the lock").take() {
             return Err(error);
         }
+        if last_error.is_some()
+            && let Some(survivor) = work.live_lane()
+        {
+            // The lost connection may have died with the server, and the survivor opened after its return.
+            work.sheet().other_connection_lost(survivor.opened);
+            if let Err(error) = work.look_at_suspects(&survivor, capabilities.read).await {
+                return Err(self.read_refused(error));
+            }
+        }
         if !work.sheet().is_complete() {
             return Err(last_error.unwrap_or_else(|| Error::new(ErrorKind::NetworkReset, "send", &self.task.path)));
         }
@@ -348,6 +368,9 @@ impl FileRun {
         let kept = lanes.pop().ok_or_else(|| Error::new(ErrorKind::NetworkReset, "finish", &self.task.path))?;
         for lane in lanes {
             if let Err(error) = lane.writer.close().await {
+                if error.is_connection_lost() {
+                    lane.seat.lost();
+                }
                 work.sheet().connection_lost();
                 return Err(error);
             }
@@ -358,7 +381,7 @@ impl FileRun {
             Err(shared) => {
                 let options = CreateOptions { mode: OpenMode::Existing, read: self.readable, permissions: None };
                 let writer = shared.seat.open(&work.temp, options).await?;
-                Ok(Lane { seat: shared.seat.clone(), writer })
+                Ok(Lane::new(shared.seat.clone(), writer))
             }
         }
     }
@@ -381,7 +404,7 @@ async fn open_more(work: &Arc<Work>, first: u64, wanted: u64, readable: bool, la
         let options = CreateOptions { mode: OpenMode::Existing, read: readable, permissions: None };
         match seat.open(&work.temp, options).await {
             Ok(writer) => {
-                if lanes.send(Arc::new(Lane { seat: Arc::new(seat), writer })).await.is_err() {
+                if lanes.send(Arc::new(Lane::new(Arc::new(seat), writer))).await.is_err() {
                     return;
                 }
             }

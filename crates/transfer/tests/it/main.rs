@@ -2,6 +2,8 @@
 
 mod contract;
 mod engine;
+mod failing;
+mod faults;
 mod faults_source;
 mod harness;
 mod s3;
