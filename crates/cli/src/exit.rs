@@ -108,7 +108,7 @@ mod tests {
             seconds: 0.0,
             errors: failed.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect(),
             error: None,
-        exit_code: 0,
+            exit_code: 0,
         }
     }
 

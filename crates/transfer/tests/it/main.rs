@@ -4,4 +4,5 @@ mod contract;
 mod engine;
 mod harness;
 mod s3;
+mod servers;
 mod sftp;
