@@ -17,6 +17,8 @@ use transfer::sftp::{Identity, Secret, SftpConfig, SftpConnector};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     Rename,
+    /// A rename that takes the place of a file, although it is announced.
+    Replace,
     /// Names and open files can be looked at.
     Stat,
     List,
@@ -28,6 +30,7 @@ impl Need {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rename => "rename",
+            Self::Replace => "replace",
             Self::Stat => "stat",
             Self::List => "list",
             Self::Read => "read",
@@ -137,6 +140,10 @@ pub async fn openssh(name: &str, options: SshdOptions) -> Option<Partner> {
 }
 
 pub async fn asyncssh(name: &str, options: AsyncsshOptions) -> Option<Partner> {
+    let mut lacks = Lacks::new();
+    if options.refuses_posix_rename {
+        lacks.push((Need::Replace, "the server announces posix-rename and refuses it"));
+    }
     let server = or_skip(Asyncssh::start(options).await)?;
     let key = server.client_key();
     Some(Partner {
@@ -144,7 +151,7 @@ pub async fn asyncssh(name: &str, options: AsyncsshOptions) -> Option<Partner> {
         config: config(server.address(), server.user(), &key, server.host_key_fingerprint(), None),
         directory: RemotePath::root(),
         disk: server.root(),
-        lacks: Lacks::new(),
+        lacks,
         mode: None,
         few_logins: false,
         guard: Box::new(server),

@@ -96,7 +96,8 @@ async fn replace_takes_a_free_name(p: Place) -> Check {
 }
 
 async fn replace_that_cannot_be_atomic_is_refused(p: Place) -> Check {
-    if p.connection.capabilities().atomic_replace {
+    wants!(p, Rename);
+    if p.capabilities().atomic_replace {
         return Ok(Outcome::Skipped("no atomic_replace"));
     }
     p.put(&p.path("new"), b"new").await?;
