@@ -270,22 +270,28 @@ impl Connection for SftpConnection {
     async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()> {
         let taken = || Error::new(ErrorKind::DestExists, "rename to", to);
         let posix = mode == RenameMode::Replace && self.session.version.posix_rename;
+        let (from_wire, to_wire) = (from.wire(), to.wire());
+        if posix {
+            match self.session.ok(Request::PosixRename { from: from_wire, to: to_wire }).await {
+                Ok(()) => return Ok(()),
+                // Announced and not offered after all: as if it had not been announced.
+                Err(failure) if failure.code() == Some(OP_UNSUPPORTED) => {}
+                Err(failure) => return Err(probe::after_rename(&self.session, failure, from, to, false).await),
+            }
+        }
         // Some servers overwrite with the plain rename, against the draft; only OpenSSH is known not to.
-        let look_first = !posix && (mode == RenameMode::Replace || self.capabilities.no_clobber != NoClobber::Atomic);
+        let look_first = mode == RenameMode::Replace || self.capabilities.no_clobber != NoClobber::Atomic;
         if look_first {
-            match probe::stat(&self.session, to).await {
-                Ok(None) => {}
-                Ok(Some(_)) if mode == RenameMode::Replace => return Err(taken().because("the server cannot replace a file in one step")),
-                Ok(Some(_)) => return Err(taken()),
+            match probe::is_taken(&self.session, to).await {
+                Ok(false) => {}
+                Ok(true) if mode == RenameMode::Replace => return Err(taken().because("the server cannot replace a file in one step")),
+                Ok(true) => return Err(taken()),
                 Err(failure) => return Err(probe::on_name(failure, "look at", to)),
             }
         }
-        let (from_wire, to_wire) = (from.wire(), to.wire());
-        let request =
-            if posix { Request::PosixRename { from: from_wire, to: to_wire } } else { Request::Rename { from: from_wire, to: to_wire } };
-        match self.session.ok(request).await {
+        match self.session.ok(Request::Rename { from: from_wire, to: to_wire }).await {
             Ok(()) => Ok(()),
-            Err(failure) => Err(probe::after_rename(&self.session, failure, from, to, !posix).await),
+            Err(failure) => Err(probe::after_rename(&self.session, failure, from, to, true).await),
         }
     }
 

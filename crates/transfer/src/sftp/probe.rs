@@ -3,9 +3,9 @@
 
 use model::RemotePath;
 
-use super::error::{BAD_MESSAGE, FAILURE, Failure, NO_SUCH_FILE};
+use super::error::{BAD_MESSAGE, FAILURE, Failure, NO_SUCH_FILE, OP_UNSUPPORTED};
 use super::session::Session;
-use super::wire::{Attributes, Fields, FileSystem, Request};
+use super::wire::{self, Attributes, Fields, FileSystem, Request};
 use crate::error::BoxError;
 use crate::{Error, ErrorKind};
 
@@ -31,7 +31,39 @@ pub(super) async fn look(session: &Session, path: &RemotePath) -> Found {
         Ok(Some(attributes)) if attributes.is_directory() => Found::Directory,
         Ok(Some(_)) => Found::File,
         Ok(None) => Found::Nothing,
+        Err(Failure::Lost(_)) => Found::Unknown,
+        Err(Failure::Status(_)) => look_by_opening(session, path).await,
+    }
+}
+
+/// For servers that refuse every stat. The directory first: OpenSSH opens one for reading as if it were a file.
+async fn look_by_opening(session: &Session, path: &RemotePath) -> Found {
+    if opens(session, Request::OpenDirectory { path: path.wire() }).await.is_ok() {
+        return Found::Directory;
+    }
+    let open = Request::Open { path: path.wire(), flags: wire::READ, attributes: Attributes::default() };
+    match opens(session, open).await {
+        Ok(()) => Found::File,
+        Err(failure) if matches!(failure.code(), Some(NO_SUCH_FILE | 10)) => Found::Nothing,
         Err(_) => Found::Unknown,
+    }
+}
+
+async fn opens(session: &Session, request: Request<'_>) -> Result<(), Failure> {
+    let handle = session.handle(request).await?;
+    session.ok(Request::Close { handle: &handle }).await
+}
+
+/// Whether a name is taken; an error where the server lets us find out in no way.
+pub(super) async fn is_taken(session: &Session, path: &RemotePath) -> Result<bool, Failure> {
+    match stat(session, path).await {
+        Ok(found) => Ok(found.is_some()),
+        Err(failure @ Failure::Lost(_)) => Err(failure),
+        Err(failure) => match look_by_opening(session, path).await {
+            Found::Nothing => Ok(false),
+            Found::File | Found::Directory => Ok(true),
+            Found::Unknown => Err(failure),
+        },
     }
 }
 
@@ -142,6 +174,9 @@ pub(super) async fn after_rename(session: &Session, failure: Failure, from: &Rem
         return explained(ErrorKind::DestDirMissing, "the new directory does not exist", failure, OPERATION, to);
     }
     match &failure {
+        Failure::Status(status) if status.code == OP_UNSUPPORTED => {
+            explained(ErrorKind::DestDenied, "the server knows no rename", failure, OPERATION, to)
+        }
         Failure::Status(status) if status.code == NO_SUCH_FILE || status.class().is_none() && status.code != BAD_MESSAGE => {
             explained(ErrorKind::DestPublishFailed, "the server gave no reason that helps", failure, OPERATION, to)
         }

@@ -8,4 +8,5 @@ mod faults_source;
 mod harness;
 mod s3;
 mod semantics;
+mod servers;
 mod sftp;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use model::{Algorithm, Digest};
 use transfer::Metadata;
 
-use super::{Check, Outcome, Place, cases, equal, holds, needs};
+use super::{Check, Outcome, Place, cases, equal, holds, needs, wants};
 
 cases! {
     sets_the_time_by_name,
@@ -26,6 +26,7 @@ fn seconds(found: Option<Metadata>) -> Option<i64> {
 
 async fn sets_the_time_by_name(p: Place) -> Check {
     needs!(p, set_times);
+    wants!(p, Stat);
     p.put(&p.path("a"), b"x").await?;
     p.connection.set_attributes(&p.path("a"), Some(THEN), None).await?;
     equal(seconds(p.connection.stat(&p.path("a")).await?), Some(THEN.as_second()), "the time")?;
@@ -35,6 +36,7 @@ async fn sets_the_time_by_name(p: Place) -> Check {
 
 async fn sets_the_time_of_an_open_file(p: Place) -> Check {
     needs!(p, set_times, offset_writes);
+    wants!(p, Stat);
     let writer = p.create(&p.path("a")).await?;
     writer.write_at(0, Bytes::from_static(b"x")).await?;
     writer.set_attributes(Some(THEN), None).await?;
@@ -56,6 +58,7 @@ async fn sets_the_mode_by_name_and_of_an_open_file(p: Place) -> Check {
 
 async fn a_set_time_survives_the_rename(p: Place) -> Check {
     needs!(p, set_times);
+    wants!(p, Rename, Stat);
     p.put(&p.path("a.part"), b"x").await?;
     p.connection.set_attributes(&p.path("a.part"), Some(THEN), None).await?;
     p.connection.rename(&p.path("a.part"), &p.path("a"), transfer::RenameMode::NoClobber).await?;

@@ -2,7 +2,7 @@
 
 use transfer::ErrorKind;
 
-use super::{Check, Outcome, Place, cases, equal, holds, refused};
+use super::{Check, Outcome, Place, cases, equal, holds, refused, wants};
 
 cases! {
     makes_a_directory,
@@ -71,6 +71,7 @@ async fn a_directory_with_files_is_not_removed(p: Place) -> Check {
 }
 
 async fn lists_names_kinds_and_sizes(p: Place) -> Check {
+    wants!(p, List);
     p.put(&p.path("a"), b"12345").await?;
     p.put(&p.path(".hidden"), b"").await?;
     p.connection.make_directory(&p.path("d")).await?;
@@ -89,11 +90,13 @@ async fn lists_names_kinds_and_sizes(p: Place) -> Check {
 }
 
 async fn an_empty_directory_lists_nothing(p: Place) -> Check {
+    wants!(p, List);
     equal(p.connection.list(&p.directory, 100).await?.len(), 0, "the number of entries")?;
     Ok(Outcome::Passed)
 }
 
 async fn a_listing_stops_at_its_limit(p: Place) -> Check {
+    wants!(p, List);
     for n in 0..12 {
         p.put(&p.path(&format!("f{n}")), b"").await?;
     }
@@ -103,21 +106,25 @@ async fn a_listing_stops_at_its_limit(p: Place) -> Check {
 }
 
 async fn listing_a_missing_directory_fails(p: Place) -> Check {
+    wants!(p, List);
     refused(p.connection.list(&p.path("no"), 10).await, &[ErrorKind::DestDirMissing])?;
     Ok(Outcome::Passed)
 }
 
 async fn nothing_is_found_under_a_missing_name(p: Place) -> Check {
+    wants!(p, Stat);
     equal(p.connection.stat(&p.path("no")).await?, None, "what is there")?;
     Ok(Outcome::Passed)
 }
 
 async fn nothing_is_found_below_a_missing_directory(p: Place) -> Check {
+    wants!(p, Stat);
     equal(p.connection.stat(&p.path("no/where/a")).await?, None, "what is there")?;
     Ok(Outcome::Passed)
 }
 
 async fn a_directory_is_told_from_a_file(p: Place) -> Check {
+    wants!(p, Stat);
     p.put(&p.path("a"), b"123").await?;
     p.connection.make_directory(&p.path("d")).await?;
     equal(p.connection.stat(&p.path("a")).await?.map(|m| (m.directory, m.size)), Some((false, 3)), "the file")?;

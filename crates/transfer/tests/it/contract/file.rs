@@ -12,18 +12,13 @@ pub fn set_ups() -> Vec<SetUp> {
     let home = tempfile::tempdir().expect("a temporary directory");
     let path = absolute.path().to_str().expect("temporary paths are UTF-8");
     vec![
-        SetUp {
-            name: "file".to_owned(),
-            connector: Arc::new(LocalConnector::new()),
-            directory: RemotePath::from_user(path).expect("a valid path"),
-            guard: Box::new(absolute),
-        },
-        SetUp {
-            name: "file-home".to_owned(),
-            connector: Arc::new(LocalConnector::with_home(Some(home.path().to_owned()))),
-            directory: RemotePath::from_user("/~").expect("a valid path"),
-            guard: Box::new(home),
-        },
+        SetUp::able("file", Arc::new(LocalConnector::new()), RemotePath::from_user(path).expect("a valid path"), Box::new(absolute)),
+        SetUp::able(
+            "file-home",
+            Arc::new(LocalConnector::with_home(Some(home.path().to_owned()))),
+            RemotePath::from_user("/~").expect("a valid path"),
+            Box::new(home),
+        ),
     ]
 }
 

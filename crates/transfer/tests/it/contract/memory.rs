@@ -31,11 +31,9 @@ pub fn set_ups() -> Vec<SetUp> {
         ),
     ];
     sets.into_iter()
-        .map(|(name, capabilities)| SetUp {
-            name: name.to_owned(),
-            connector: Arc::new(MemoryDestination::with_capabilities(capabilities)),
-            directory: RemotePath::from_user("/in").expect("a valid path"),
-            guard: Box::new(()),
+        .map(|(name, capabilities)| {
+            let directory = RemotePath::from_user("/in").expect("a valid path");
+            SetUp::able(name, Arc::new(MemoryDestination::with_capabilities(capabilities)), directory, Box::new(()))
         })
         .collect()
 }

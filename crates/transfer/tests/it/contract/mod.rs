@@ -1,5 +1,6 @@
 //! What every `Connector` must do, sentence by sentence of `destination.rs`. A protocol joins by a test that calls
-//! `check` with its set-ups; a case whose capability is missing is reported as skipped, with the capability.
+//! `check` with its set-ups; a case is reported as skipped, with the reason, where a capability is missing or where the
+//! set-up says that its server lacks something on purpose.
 
 mod attributes;
 mod directories;
@@ -10,18 +11,22 @@ mod opening;
 mod reading;
 mod renaming;
 mod session;
+mod sftp;
 mod writing;
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use model::RemotePath;
-use transfer::{Connection, Connector, CreateOptions, Error, ErrorKind, OpenMode, Writer};
+use transfer::{Capabilities, Connection, Connector, CreateOptions, Error, ErrorKind, OpenMode, Writer};
+
+use crate::servers::{Lacks, Need, make_directory};
 
 /// A case that takes longer hangs: every wait of an implementation is bounded, and these servers are near.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,13 +37,30 @@ pub struct SetUp {
     pub connector: Arc<dyn Connector>,
     /// An empty directory that may be written to.
     pub directory: RemotePath,
+    /// What this server lacks on purpose and cannot say of itself, each with how it does so.
+    pub lacks: Lacks,
+    /// Where the suite must make its directories itself, because the server's own would undo the set-up.
+    pub disk: Option<(PathBuf, u32)>,
+    /// A login that is refused while an earlier one is being cleared away is tried again for a moment.
+    pub few_logins: bool,
     /// Keeps the server and its directory alive.
     pub guard: Box<dyn Any + Send + Sync>,
 }
 
+impl SetUp {
+    /// A server that can do what its capabilities say.
+    pub fn able(name: &str, connector: Arc<dyn Connector>, directory: RemotePath, guard: Box<dyn Any + Send + Sync>) -> Self {
+        Self { name: name.to_owned(), connector, directory, lacks: Lacks::new(), disk: None, few_logins: false, guard }
+    }
+
+    fn lacking(&self) -> Vec<Need> {
+        self.lacks.iter().map(|(need, _)| *need).collect()
+    }
+}
+
 pub enum Outcome {
     Passed,
-    /// With the capability that was missing.
+    /// With what was missing.
     Skipped(&'static str),
 }
 
@@ -82,12 +104,22 @@ pub(crate) use cases;
 /// Ends a case as skipped unless the server has what it needs.
 macro_rules! needs {
     ($place:expr, $($capability:ident),*) => {
-        $(if !$place.connection.capabilities().$capability {
+        $(if !$place.capabilities().$capability {
             return Ok(super::Outcome::Skipped(stringify!($capability)));
         })*
     };
 }
 pub(crate) use needs;
+
+/// Ends a case as skipped where the set-up lacks something on purpose.
+macro_rules! wants {
+    ($place:expr, $($need:ident),*) => {
+        $(if !$place.has(crate::servers::Need::$need) {
+            return Ok(super::Outcome::Skipped(crate::servers::Need::$need.name()));
+        })*
+    };
+}
+pub(crate) use wants;
 
 pub const CONTRACT: &[&[Case]] = &[
     opening::CASES,
@@ -105,15 +137,35 @@ pub struct Place {
     pub connector: Arc<dyn Connector>,
     pub connection: Arc<dyn Connection>,
     pub directory: RemotePath,
+    lacks: Vec<Need>,
+    few_logins: bool,
 }
 
 impl Place {
+    pub fn has(&self, need: Need) -> bool {
+        !self.lacks.contains(&need)
+    }
+
+    /// What the server says of itself, less what the set-up takes away.
+    pub fn capabilities(&self) -> Capabilities {
+        let mut capabilities = self.connection.capabilities().clone();
+        capabilities.read &= self.has(Need::Read);
+        capabilities.atomic_replace &= self.has(Need::Replace);
+        capabilities
+    }
+
+    /// The same place over another connection.
+    pub fn over(&self, connection: Arc<dyn Connection>) -> Self {
+        let (connector, directory) = (self.connector.clone(), self.directory.clone());
+        Self { connector, connection, directory, lacks: self.lacks.clone(), few_logins: self.few_logins }
+    }
+
     pub fn path(&self, name: &str) -> RemotePath {
         self.directory.join(name).expect("the suite's names are valid")
     }
 
     pub async fn connect(&self) -> Result<Arc<dyn Connection>, Wrong> {
-        Ok(Arc::from(self.connector.connect().await?))
+        Ok(connect(&*self.connector, self.few_logins).await?)
     }
 
     pub async fn create(&self, path: &RemotePath) -> Result<Box<dyn Writer>, Wrong> {
@@ -122,7 +174,7 @@ impl Place {
 
     /// Also opens for reading, where that is possible.
     pub fn options(&self, mode: OpenMode) -> CreateOptions {
-        CreateOptions { mode, read: self.connection.capabilities().read, permissions: None }
+        CreateOptions { mode, read: self.capabilities().read, permissions: None }
     }
 
     /// Creates a file in order, as every destination can.
@@ -137,7 +189,7 @@ impl Place {
 
     /// The whole file; where nothing can be read, its size as that many zeros is compared by `expect`.
     async fn get(&self, path: &RemotePath) -> Result<Option<Vec<u8>>, Wrong> {
-        if !self.connection.capabilities().read {
+        if !self.capabilities().read {
             return Ok(None);
         }
         let reader = self.connection.open_read(path).await?;
@@ -155,8 +207,10 @@ impl Place {
 
     /// The file has this size, and this content where content can be read.
     pub async fn expect(&self, path: &RemotePath, bytes: &[u8]) -> Result<(), Wrong> {
-        let found = self.connection.stat(path).await?.ok_or_else(|| format!("{path} is missing"))?;
-        equal(found.size, bytes.len() as u64, "the size")?;
+        if self.has(Need::Stat) {
+            let found = self.connection.stat(path).await?.ok_or_else(|| format!("{path} is missing"))?;
+            equal(found.size, bytes.len() as u64, "the size")?;
+        }
         if let Some(content) = self.get(path).await?
             && content != bytes
         {
@@ -166,7 +220,18 @@ impl Place {
         Ok(())
     }
 
+    /// It is a directory; where nothing can be looked at, it holds a file.
+    pub async fn expect_directory(&self, path: &RemotePath) -> Result<(), Wrong> {
+        if self.has(Need::Stat) {
+            return holds(self.connection.stat(path).await?.is_some_and(|m| m.directory), &format!("{path} should be a directory"));
+        }
+        self.put(&path.join("inside").map_err(Error::from)?, b"x").await
+    }
+
     pub async fn expect_missing(&self, path: &RemotePath) -> Result<(), Wrong> {
+        if !self.has(Need::Stat) {
+            return refused(self.connection.open_read(path).await, &[ErrorKind::DestDirMissing]);
+        }
         match self.connection.stat(path).await? {
             None => Ok(()),
             Some(_) => Err(format!("{path} should not exist").into()),
@@ -203,13 +268,34 @@ pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-/// Runs one case in a directory and over a connection of its own.
-pub async fn run(case: &Case, set_up: &SetUp) -> Result<Outcome, String> {
+/// A session. Where few are granted, one that is being cleared away may still count.
+async fn connect(connector: &dyn Connector, few_logins: bool) -> Result<Arc<dyn Connection>, Error> {
+    let begun = Instant::now();
+    loop {
+        match connector.connect().await {
+            Ok(connection) => return Ok(Arc::from(connection)),
+            Err(_) if few_logins && begun.elapsed() < Duration::from_secs(5) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs one case in a directory of its own, over the connection of the case before where that still answers: a login
+/// for each of a hundred cases is most of the time on a real server.
+pub async fn run(case: &Case, set_up: &SetUp, session: &mut Option<Arc<dyn Connection>>) -> Result<Outcome, String> {
     let work = async {
-        let connection: Arc<dyn Connection> = Arc::from(set_up.connector.connect().await?);
+        let connection = match session.take() {
+            Some(earlier) if earlier.ping().await.is_ok() => earlier,
+            _ => connect(&*set_up.connector, set_up.few_logins).await?,
+        };
+        *session = Some(connection.clone());
         let directory = set_up.directory.join(case.name).map_err(Error::from)?;
-        connection.make_directory(&directory).await?;
-        (case.run)(Place { connector: set_up.connector.clone(), connection, directory }).await
+        match &set_up.disk {
+            Some((disk, mode)) => make_directory(disk, case.name, Some(*mode)),
+            None => connection.make_directory(&directory).await?,
+        }
+        let (connector, few_logins) = (set_up.connector.clone(), set_up.few_logins);
+        (case.run)(Place { connector, connection, directory, lacks: set_up.lacking(), few_logins }).await
     };
     match tokio::time::timeout(CASE_TIMEOUT, work).await {
         Ok(result) => result.map_err(|wrong| wrong.0),
@@ -222,8 +308,10 @@ pub async fn check(set_ups: Vec<SetUp>) {
     let mut failures = Vec::new();
     for set_up in set_ups {
         let (mut passed, mut skipped) = (0, BTreeMap::<&str, usize>::new());
+        let mut session = None;
+        let begun = Instant::now();
         for case in CONTRACT.iter().copied().flatten() {
-            let word = match run(case, &set_up).await {
+            let word = match run(case, &set_up, &mut session).await {
                 Ok(Outcome::Passed) => {
                     passed += 1;
                     "ok".to_owned()
@@ -242,7 +330,10 @@ pub async fn check(set_ups: Vec<SetUp>) {
         let count: usize = skipped.values().sum();
         let reasons: Vec<_> = skipped.iter().map(|(capability, count)| format!("{capability} {count}")).collect();
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        println!("contract {}: {passed} passed, {count} skipped{reasons}", set_up.name);
+        println!("contract {}: {passed} passed, {count} skipped{reasons}, {:.1} s", set_up.name, begun.elapsed().as_secs_f64());
+        for (need, how) in &set_up.lacks {
+            println!("contract {}: lacks {} on purpose: {how}", set_up.name, need.name());
+        }
         drop(set_up.guard);
     }
     assert!(failures.is_empty(), "{} contract cases failed:\n{}", failures.len(), failures.join("\n"));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use transfer::{CreateOptions, ErrorKind, OpenMode};
 
-use super::{Check, Outcome, Place, cases, holds, needs, refused};
+use super::{Check, Outcome, Place, cases, equal, holds, needs, refused};
 
 cases! {
     creates_a_new_file,
@@ -19,6 +19,7 @@ cases! {
     opening_a_missing_file_for_reading_fails,
     a_file_opened_for_reading_refuses_writes,
     takes_permissions_for_a_new_file,
+    opening_to_write_and_read_works_or_is_denied,
 }
 
 async fn creates_a_new_file(p: Place) -> Check {
@@ -88,7 +89,7 @@ async fn creating_over_a_directory_fails(p: Place) -> Check {
     for mode in [OpenMode::CreateNew, OpenMode::Existing, OpenMode::Truncate] {
         holds(p.connection.open(&p.path("d"), p.options(mode)).await.is_err(), "a directory is no file")?;
     }
-    holds(p.connection.stat(&p.path("d")).await?.is_some_and(|m| m.directory), "the directory stays")?;
+    p.expect_directory(&p.path("d")).await?;
     Ok(Outcome::Passed)
 }
 
@@ -132,5 +133,25 @@ async fn takes_permissions_for_a_new_file(p: Place) -> Check {
     writer.write_at(0, Bytes::from_static(b"x")).await?;
     writer.close().await?;
     p.expect(&p.path("a"), b"x").await?;
+    Ok(Outcome::Passed)
+}
+
+/// A drop box that only takes files says so at once, in the class by which the engine knows it, and makes nothing.
+async fn opening_to_write_and_read_works_or_is_denied(p: Place) -> Check {
+    let options = CreateOptions { mode: OpenMode::CreateNew, read: true, permissions: None };
+    match p.connection.open(&p.path("a"), options).await {
+        Ok(writer) => {
+            writer.write_at(0, Bytes::from_static(b"both")).await?;
+            if p.capabilities().read {
+                equal(&writer.read_at(0, 10).await?[..], &b"both"[..], "what was read back")?;
+            }
+            writer.close().await?;
+        }
+        Err(error) => {
+            holds(!p.capabilities().read, "a server that can be read from refused it")?;
+            refused(Err::<(), _>(error), &[ErrorKind::DestDenied])?;
+            p.put(&p.path("a"), b"only written").await?;
+        }
+    }
     Ok(Outcome::Passed)
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
-use super::{Check, Outcome, Place, cases, equal, needs, pattern};
+use super::{Check, Outcome, Place, cases, equal, needs, pattern, wants};
 
 cases! {
     reads_begin_at_any_offset,
@@ -78,6 +78,7 @@ async fn what_was_written_is_read_through_the_same_file(p: Place) -> Check {
 
 async fn a_reader_knows_the_size(p: Place) -> Check {
     needs!(p, read);
+    wants!(p, Stat);
     p.put(&p.path("a"), &pattern(12_345, 4)).await?;
     let reader = p.connection.open_read(&p.path("a")).await?;
     equal(reader.size().await?, 12_345, "the size")?;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
-use super::{Check, Outcome, Place, cases, equal, holds};
+use super::{Check, Outcome, Place, cases, equal, holds, wants};
 
 cases! {
     a_session_answers,
@@ -92,10 +92,11 @@ async fn sessions_can_be_opened_again_and_again(p: Place) -> Check {
 }
 
 async fn several_sessions_work_at_once(p: Place) -> Check {
+    wants!(p, FourLogins);
     let others = try_join_all((0..3).map(|_| p.connect())).await?;
     let p = &p;
     try_join_all(others.into_iter().enumerate().map(|(n, connection)| async move {
-        let own = Place { connector: p.connector.clone(), connection, directory: p.directory.clone() };
+        let own = p.over(connection);
         let bytes = super::pattern(100_000, n as u64);
         own.put(&own.path(&format!("f{n}")), &bytes).await?;
         own.expect(&own.path(&format!("f{n}")), &bytes).await
@@ -108,6 +109,7 @@ async fn many_questions_are_in_flight(p: Place) -> Check {
     if p.connection.capabilities().multiplex < 16 {
         return Ok(Outcome::Skipped("multiplex 16"));
     }
+    wants!(p, Stat);
     p.put(&p.path("a"), b"x").await?;
     let (path, missing) = (p.path("a"), p.path("no"));
     let answers = try_join_all((0..64).map(|n| p.connection.stat(if n % 2 == 0 { &path } else { &missing }))).await?;
