@@ -13,7 +13,7 @@ use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
 use jiff::Timestamp;
-use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Strategy, TransferId, TransferState};
+use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Publish, Strategy, TempName, TransferId, TransferState};
 use store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -30,7 +30,6 @@ use crate::{Control, CopyMode, Failure, Place, attach, process, sweep};
 /// Progress is told four times a second; a renewed lease lasts three of these.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// Stop signals are obeyed by the engine within this; then the run ends all the same.
 const PROGRAM: &str = concat!("fileferry ", env!("CARGO_PKG_VERSION"));
 
 /// Copies what the spec names. An interrupted copy of the same spec is continued.
@@ -42,6 +41,7 @@ pub async fn copy(
     events: mpsc::Sender<Event>,
     control: Control,
 ) -> Result<Summary, Failure> {
+    let spec = with_staging_directory(spec)?;
     // Mistakes in the request come before anything is recorded.
     let destination = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
     let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
@@ -108,6 +108,15 @@ pub async fn resume(
     Ok(summaries)
 }
 
+/// `--publish staging-dir` without a `--temp-name` that names a directory means `tmp/` beside the final name.
+fn with_staging_directory(mut spec: CopySpec) -> Result<CopySpec, Failure> {
+    let options = &mut spec.options;
+    if options.publish == Publish::StagingDir && !options.temp_name.as_str().contains('/') {
+        options.temp_name = TempName::parse("tmp/{id}.part").map_err(transfer::Error::from)?;
+    }
+    Ok(spec)
+}
+
 struct Run<'a> {
     place: &'a Place,
     spec: &'a CopySpec,
@@ -142,10 +151,7 @@ impl Run<'_> {
 
         let mut error = outcome.err();
         if timed_out.is_cancelled() && error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled) {
-            error = Some(app::Error {
-                class: ErrorClass::Cancelled,
-                ..app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume")
-            });
+            error = Some(app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume"));
         }
         let left = self.left(&held).await;
         let state = state_of(&tally, left, error.as_ref());

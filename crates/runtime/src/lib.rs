@@ -27,6 +27,9 @@ use model::{Credential, ErrorClass};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
 
+/// Asks a person for a secret; `None` when nobody answers.
+pub type Ask = dyn Fn(&str) -> Option<Credential> + Send + Sync;
+
 /// Where state lives and who is asked. Read from the environment once, by the binary.
 #[derive(Clone)]
 pub struct Place {
@@ -36,7 +39,7 @@ pub struct Place {
     pub login_name: Option<String>,
     pub ssh_agent: Option<PathBuf>,
     /// Asks on the terminal; `None` never asks.
-    pub prompt: Option<Arc<dyn Fn(&str) -> Option<Credential> + Send + Sync>>,
+    pub prompt: Option<Arc<Ask>>,
 }
 
 impl std::fmt::Debug for Place {

@@ -185,7 +185,7 @@ fn credential_fingerprint(endpoint: &Endpoint, ssh: &SshSettings, password: Opti
     data_encoding::HEXLOWER.encode(&out)
 }
 
-struct Asker(Arc<dyn Fn(&str) -> Option<Credential> + Send + Sync>);
+struct Asker(Arc<crate::Ask>);
 
 impl std::fmt::Debug for Asker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

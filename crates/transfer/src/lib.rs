@@ -3,6 +3,7 @@
 //! in `port`, and `app` answers them.
 
 pub mod budget;
+mod buffers;
 pub mod destination;
 pub mod digest;
 pub mod engine;

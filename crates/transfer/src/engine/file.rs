@@ -56,8 +56,8 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
             engine.setup.ledger.finished(number, finished).await
         }
         Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(error.kind) => {
-            if error.kind == ErrorKind::LeaseLost {
-                // The successor works under another name; this one is ours alone.
+            if error.kind == ErrorKind::LeaseLost && file.sheet.is_none() {
+                // The successor starts small files anew, under names of its own; a large one it takes over.
                 file.discard().await;
             }
             if error.kind == ErrorKind::Cancelled {

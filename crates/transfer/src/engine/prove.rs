@@ -73,17 +73,18 @@ fn compare(read: &[u8], sent: &[u8], offset: u64) -> Result<()> {
         return Ok(());
     }
     let at = read.iter().zip(sent).position(|(a, b)| a != b).unwrap_or(read.len().min(sent.len())) as u64 + offset;
-    Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content at byte", Subject::Setting(at.to_string())).because(format!(
-        "the destination returned {} bytes that differ from the {} sent",
-        read.len(),
-        sent.len()
-    )))
+    let why = if read.len() == sent.len() {
+        format!("of {} bytes there crc64nvme is {}, of those sent {}", sent.len(), crc64(read), crc64(sent))
+    } else {
+        format!("the destination returned {} of the {} bytes sent", read.len(), sent.len())
+    };
+    Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content at byte", Subject::Setting(at.to_string())).because(why))
 }
 
 /// Both edges and one block inside at a random place.
 fn samples(length: u64) -> Vec<Range<u64>> {
     if length <= SAMPLE_BYTES_PER_RANGE {
-        return if length == 0 { vec![] } else { vec![0..length] };
+        return (length > 0).then_some(0..length).into_iter().collect();
     }
     let room = length - 2 * EDGE - INSIDE;
     let mut random = [0u8; 8];

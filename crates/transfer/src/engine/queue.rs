@@ -20,6 +20,12 @@ pub struct Parcel {
     pub _reserved: Reserved,
 }
 
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        crate::buffers::give_back(std::mem::take(&mut self.data));
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,

@@ -204,7 +204,7 @@ fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 /// The whole body in one buffer, so that no body stays open behind a slow destination.
 async fn collect(mut answer: GetObjectOutput, expected: u64, stall: std::time::Duration) -> Result<Bytes, Failure> {
     let expected = usize::try_from(expected).map_err(|_| Failure::new(ErrorKind::Internal, "the range does not fit in memory"))?;
-    let mut buffer = BytesMut::with_capacity(expected);
+    let mut buffer = crate::buffers::take(expected);
     loop {
         let chunk = tokio::time::timeout(stall, answer.body.next()).await.map_err(|_| {
             let text = format!("no byte came for {} s, after {} of {expected} bytes", stall.as_secs(), buffer.len());
