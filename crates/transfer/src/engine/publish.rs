@@ -13,6 +13,19 @@ use crate::pool::Seat;
 use crate::port::{Delivery, Finished, Intent};
 use crate::{Error, ErrorKind, NoClobber, RenameMode, Result};
 
+/// Why the rename of a verified file was refused for good, and the one way that is left.
+#[derive(Debug, thiserror::Error)]
+#[error("this account may not rename here; --publish in-place writes under the final name from the start")]
+struct MayNotRename {
+    source: Error,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("--if-exists replace-unsafe moves the old file aside first")]
+struct CannotReplace {
+    source: Error,
+}
+
 impl FileRun {
     /// From here on nothing is sent any more: a failure keeps the verified file and only the rename is tried again.
     pub(super) async fn publish(&mut self, seat: &Seat, temp: RemotePath, mut delivery: Delivery) -> Result<Finished> {
@@ -49,9 +62,17 @@ impl FileRun {
             Clobber::Atomic => seat.rename(&temp, &path, RenameMode::NoClobber).await,
             Clobber::Checked => self.rename_after_look(seat, &temp, &path).await,
             Clobber::Replaced => seat.rename(&temp, &path, RenameMode::Replace).await,
-            Clobber::Unsafe { .. } => {
-                self.rename_aside(seat, &temp, &path).await.map(|window_ms| intent.delivery.clobber = Clobber::Unsafe { window_ms })
+            Clobber::Unsafe { .. } => self.rename_unsafely(seat, &mut intent).await,
+        };
+        // Replacing was announced and refused when it came to it.
+        let outcome = match outcome {
+            Err(error) if error.kind == ErrorKind::DestExists && intent.delivery.clobber == Clobber::Replaced => {
+                match self.engine.setup.wishes.if_exists {
+                    IfExists::ReplaceUnsafe => self.rename_unsafely(seat, &mut intent).await,
+                    _ => Err(Error::new(ErrorKind::DestExists, "replace", &path).because(CannotReplace { source: error })),
+                }
             }
+            outcome => outcome,
         };
         match outcome {
             Ok(()) => self.confirm(seat, intent).await,
@@ -61,6 +82,10 @@ impl FileRun {
                 Some(finished) => Ok(finished),
                 None => Err(error),
             },
+            // Asking again would not help: what is left is for a person to decide.
+            Err(error) if error.kind == ErrorKind::DestDenied => {
+                Err(Error::new(ErrorKind::DestPublishFailed, "publish", &path).because(MayNotRename { source: error }).exhausted())
+            }
             Err(error) => {
                 if error.is_connection_lost() {
                     seat.lost();
@@ -68,6 +93,12 @@ impl FileRun {
                 Err(error)
             }
         }
+    }
+
+    async fn rename_unsafely(&self, seat: &Seat, intent: &mut Intent) -> Result<()> {
+        let window_ms = self.rename_aside(seat, &intent.temp, &intent.path).await?;
+        intent.delivery.clobber = Clobber::Unsafe { window_ms };
+        Ok(())
     }
 
     async fn rename_after_look(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<()> {
@@ -89,7 +120,7 @@ impl FileRun {
     /// take its place, and is removed afterwards. Returns for how many milliseconds the name was missing.
     async fn rename_aside(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<u64> {
         let aside = temp.sibling(&format!("{}.old", temp.name()))?;
-        if seat.stat(path).await?.is_none() {
+        if !is_there(seat, path).await? {
             seat.rename(temp, path, RenameMode::NoClobber).await?;
             // There is one if an earlier try was cut after the old file stepped aside.
             seat.remove(&aside).await?;
@@ -100,7 +131,10 @@ impl FileRun {
             Ok(()) => true,
             Err(error) if error.is_connection_lost() => return Err(error),
             Err(_) => {
-                seat.remove(path).await?;
+                seat.remove(path).await.map_err(|error| match error.is_connection_lost() {
+                    true => error,
+                    false => Error::new(ErrorKind::DestExists, "move the old file aside at", path).because(error),
+                })?;
                 false
             }
         };
@@ -150,6 +184,13 @@ impl FileRun {
     /// renamed. `None`: nothing of ours is left, start over.
     pub(super) async fn settle(&mut self, seat: &Seat, mut intent: Intent) -> Result<Option<Finished>> {
         if self.engine.setup.wishes.publish == Publish::InPlace {
+            if intent.temp != intent.path {
+                // An earlier process was to rename it; this one writes under the final name.
+                if let Err(error) = seat.remove(&intent.temp).await {
+                    warn!(path = %intent.temp, error = %chain(&error), "a temporary file was left behind");
+                }
+                return Ok(None);
+            }
             let there = seat.stat(&intent.path).await?;
             let whole = there.is_some_and(|m| m.size == intent.delivery.pin.size);
             return Ok(whole.then(|| delivered(FileState::Delivered, intent)));
@@ -163,7 +204,7 @@ impl FileRun {
             match seat.rename(&intent.temp, &own, RenameMode::NoClobber).await {
                 Ok(()) => intent.temp = own.clone(),
                 Err(error) if error.kind == ErrorKind::DestDirMissing => {
-                    if seat.stat(&own).await?.is_some() {
+                    if is_there(seat, &own).await? {
                         intent.temp = own.clone();
                     }
                 }
@@ -172,7 +213,7 @@ impl FileRun {
             }
             intent.delivery.epoch = setup.epoch;
         }
-        if seat.stat(&intent.temp).await?.is_some() {
+        if is_there(seat, &intent.temp).await? {
             self.opened = true;
             self.verified = Some(intent.clone());
             return Box::pin(self.rename(seat, intent)).await.map(Some);
@@ -181,11 +222,29 @@ impl FileRun {
         setup.ledger.intent(self.task.number, &intent).await?;
         let note = "the answer to the rename was lost; settled by looking";
         intent.delivery.notes.push(note.to_owned());
-        match seat.stat(&intent.path).await? {
-            Some(meta) if meta.size == intent.delivery.pin.size => Ok(Some(delivered(FileState::Delivered, intent))),
-            None => Ok(Some(delivered(FileState::Collected, intent))),
-            Some(_) => Ok(None),
+        match seat.stat(&intent.path).await {
+            Ok(Some(meta)) if meta.size == intent.delivery.pin.size => Ok(Some(delivered(FileState::Delivered, intent))),
+            Ok(None) => Ok(Some(delivered(FileState::Collected, intent))),
+            Ok(Some(_)) => Ok(None),
+            Err(error) if error.is_connection_lost() => Err(error),
+            // Without stat: our temporary file is gone, and only we rename it.
+            Err(_) if is_there(seat, &intent.path).await? => Ok(Some(delivered(FileState::Delivered, intent))),
+            Err(_) => Ok(Some(delivered(FileState::Collected, intent))),
         }
+    }
+}
+
+/// Whether something has this name, also where the server refuses to say so: opening it tells.
+pub(super) async fn is_there(seat: &Seat, path: &RemotePath) -> Result<bool> {
+    let refused = match seat.stat(path).await {
+        Ok(found) => return Ok(found.is_some()),
+        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(error) => error,
+    };
+    match seat.open_read(path).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::DestDirMissing => Ok(false),
+        Err(_) => Err(refused),
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod contract;
 mod engine;
+mod engine_on_sftp;
 mod harness;
+mod hostile_sftp;
 mod s3;
 mod servers;
 mod sftp;
