@@ -65,6 +65,10 @@ pub struct SshdOptions {
     pub user_certificate: bool,
     /// The directory for uploads cannot be listed (0300).
     pub write_only: bool,
+    /// Logs in as whoever runs the tests, also as root: for tests that put files into the directory themselves.
+    pub own_account: bool,
+    /// No SFTP at all, only the login.
+    pub without_sftp: bool,
     /// Further lines of sshd_config, before the others: the first value of a setting counts.
     pub configuration: Vec<String>,
 }
@@ -84,6 +88,8 @@ impl Default for SshdOptions {
             host_certificate: false,
             user_certificate: false,
             write_only: false,
+            own_account: false,
+            without_sftp: false,
             configuration: Vec::new(),
         }
     }
@@ -131,7 +137,7 @@ pub struct Sshd {
 impl Sshd {
     pub async fn start(options: SshdOptions) -> anyhow::Result<Self> {
         ensure!(Path::new(SSHD).exists(), "{SSHD} is missing: install the package openssh-server with `make setup`");
-        let account = account(options.write_only)?;
+        let account = account(options.write_only, options.own_account)?;
         let home = tempfile::Builder::new().prefix("sshd-").tempdir()?;
         // The user that logs in must get through to the upload directory and read authorized_keys.
         std::fs::set_permissions(home.path(), Permissions::from_mode(0o755))?;
@@ -277,11 +283,11 @@ async fn launch(home: &Path, port: u16) -> anyhow::Result<Process> {
     Ok(process)
 }
 
-fn account(unprivileged: bool) -> anyhow::Result<Account> {
+fn account(unprivileged: bool, own_account: bool) -> anyhow::Result<Account> {
     let accounts = std::fs::read_to_string("/etc/passwd")?;
     let mut accounts = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|fields| fields.len() > 3);
     let own = rustix::process::geteuid();
-    if own.is_root() {
+    if own.is_root() && !own_account {
         if let Some(fields) = accounts.find(|fields| fields[0] == TEST_USER) {
             return Ok(Account { name: TEST_USER.to_owned(), owner: Some((fields[2].parse()?, fields[3].parse()?)) });
         }
@@ -352,9 +358,11 @@ fn configuration(home: &Path, directory: &Path, port: u16, options: &SshdOptions
         format!("Port {port}"),
         "ListenAddress 127.0.0.1".to_owned(),
         format!("AuthorizedKeysFile {home}/authorized_keys"),
-        format!("Subsystem sftp {subsystem}"),
         format!("MaxStartups {}", options.max_startups),
     ]);
+    if !options.without_sftp {
+        lines.push(format!("Subsystem sftp {subsystem}"));
+    }
     let optional = [
         ("RekeyLimit", options.rekey_limit.clone()),
         ("MaxSessions", options.max_sessions.map(|limit| limit.to_string())),

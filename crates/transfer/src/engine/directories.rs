@@ -30,7 +30,14 @@ impl Directories {
             if known.contains(&directory) {
                 break;
             }
-            if connection.stat(&directory).await?.is_some_and(|m| m.directory) {
+            let there = match connection.stat(&directory).await {
+                Ok(found) => found.is_some_and(|m| m.directory),
+                Err(error) if error.is_connection_lost() => return Err(error),
+                // Nobody may look here: take the user's word for the root, and make what is below it. That succeeds
+                // where a directory is there already.
+                Err(_) => directory == self.root || !directory.starts_with(&self.root),
+            };
+            if there {
                 known.insert(directory);
                 break;
             }

@@ -248,6 +248,18 @@ impl FileRun {
         Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, self.attempt, setup.epoch)?)
     }
 
+    /// What a look at the final name found. A server that lets nobody look is a note and `None`: the rename alone then
+    /// obeys the policy.
+    pub(super) fn looked_at(&mut self, found: Result<Option<Metadata>>) -> Result<Option<Metadata>> {
+        match found {
+            Err(error) if matches!(error.kind, ErrorKind::DestDenied | ErrorKind::DestProtocol) && !error.is_connection_lost() => {
+                self.notes.push(format!("the server does not tell what stands under a name: {}", chain(&error)));
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
     /// Whether there is anything to do, from what stands under the final name now.
     pub(super) fn judge(&self, existing: Option<Metadata>, capabilities: &Capabilities) -> Result<Option<Finished>> {
         let wishes = &self.engine.setup.wishes;
@@ -462,7 +474,8 @@ impl FileRun {
             self.discard_inherited().await;
         }
         let state = match error.kind {
-            _ if publish_pending && error.kind == ErrorKind::DestPublishFailed => FileState::PublishPending,
+            // Where a rename is never allowed, nothing is pending: another way to publish must be chosen.
+            ErrorKind::DestPublishFailed if publish_pending && error.is_retryable() => FileState::PublishPending,
             kind if kind.nature() == Nature::Held => FileState::Held,
             _ => FileState::Failed,
         };
@@ -473,7 +486,11 @@ impl FileRun {
                 .collect(),
             None => Vec::new(),
         };
-        let kept = if keep && self.opened { self.temp().ok() } else { None };
+        let kept = match &self.verified {
+            Some(intent) if keep => Some(intent.temp.clone()),
+            _ if keep && self.opened => self.temp().ok(),
+            _ => None,
+        };
         Failed { state, error, bytes_sent: self.bytes_sent, kept, digests }
     }
 

@@ -13,6 +13,19 @@ use crate::pool::Seat;
 use crate::port::{Delivery, Finished, Intent};
 use crate::{Error, ErrorKind, NoClobber, RenameMode, Result};
 
+/// Why the rename of a verified file was refused for good, and the one way that is left.
+#[derive(Debug, thiserror::Error)]
+#[error("this account may not rename here; --publish in-place writes under the final name from the start")]
+struct MayNotRename {
+    source: Error,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("--if-exists replace-unsafe moves the old file aside first")]
+struct CannotReplace {
+    source: Error,
+}
+
 impl FileRun {
     /// From here on nothing is sent any more: a failure keeps the verified file and only the rename is tried again.
     pub(super) async fn publish(&mut self, seat: &Seat, temp: RemotePath, mut delivery: Delivery) -> Result<Finished> {
@@ -51,6 +64,16 @@ impl FileRun {
             Clobber::Replaced => seat.rename(&temp, &path, RenameMode::Replace).await,
             Clobber::Unsafe { .. } => self.rename_aside(seat, &mut intent).await,
         };
+        // Replacing was announced and refused when it came to it.
+        let outcome = match outcome {
+            Err(error) if error.kind == ErrorKind::DestExists && intent.delivery.clobber == Clobber::Replaced => {
+                match self.engine.setup.wishes.if_exists {
+                    IfExists::ReplaceUnsafe => self.rename_aside(seat, &mut intent).await,
+                    _ => Err(Error::new(ErrorKind::DestExists, "replace", &path).because(CannotReplace { source: error })),
+                }
+            }
+            outcome => outcome,
+        };
         match outcome {
             Ok(()) => self.confirm(seat, intent).await,
             Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(error).await,
@@ -59,6 +82,10 @@ impl FileRun {
                 Some(finished) => Ok(finished),
                 None => Err(error),
             },
+            // Asking again would not help: what is left is for a person to decide.
+            Err(error) if error.kind == ErrorKind::DestDenied => {
+                Err(Error::new(ErrorKind::DestPublishFailed, "publish", &path).because(MayNotRename { source: error }).exhausted())
+            }
             Err(error) => {
                 if error.is_connection_lost() {
                     seat.lost();
@@ -90,15 +117,15 @@ impl FileRun {
         let aside = self.aside(intent)?;
         let (temp, path) = (intent.temp.clone(), intent.path.clone());
         let begin = Instant::now();
-        let moved = match seat.stat(&path).await? {
+        let moved = match is_there(seat, &path).await? {
             // It stepped aside already if an earlier try was cut after that.
-            None => seat.stat(&aside).await?.is_some(),
-            Some(_) => match seat.rename(&path, &aside, RenameMode::NoClobber).await {
+            false => is_there(seat, &aside).await?,
+            true => match seat.rename(&path, &aside, RenameMode::NoClobber).await {
                 Ok(()) => true,
                 Err(error) if error.is_connection_lost() => return Err(error),
                 // Refused, and yet it may be done.
-                Err(error) => match (seat.stat(&path).await?, seat.stat(&aside).await?) {
-                    (None, Some(_)) => true,
+                Err(error) => match (is_there(seat, &path).await?, is_there(seat, &aside).await?) {
+                    (false, true) => true,
                     _ => return Err(error),
                 },
             },
@@ -170,6 +197,13 @@ impl FileRun {
     /// renamed. `None`: nothing of ours is left, start over.
     pub(super) async fn settle(&mut self, seat: &Seat, mut intent: Intent) -> Result<Option<Finished>> {
         if self.engine.setup.wishes.publish == Publish::InPlace {
+            if intent.temp != intent.path {
+                // An earlier process was to rename it; this one writes under the final name.
+                if let Err(error) = seat.remove(&intent.temp).await {
+                    warn!(path = %intent.temp, error = %chain(&error), "a temporary file was left behind");
+                }
+                return Ok(None);
+            }
             let there = seat.stat(&intent.path).await?;
             let whole = there.is_some_and(|m| m.size == intent.delivery.pin.size);
             return Ok(whole.then(|| delivered(FileState::Delivered, intent)));
@@ -183,7 +217,7 @@ impl FileRun {
             match seat.rename(&intent.temp, &own, RenameMode::NoClobber).await {
                 Ok(()) => intent.temp = own.clone(),
                 Err(error) if error.kind == ErrorKind::DestDirMissing => {
-                    if seat.stat(&own).await?.is_some() {
+                    if is_there(seat, &own).await? {
                         intent.temp = own.clone();
                     }
                 }
@@ -192,7 +226,7 @@ impl FileRun {
             }
             intent.delivery.epoch = setup.epoch;
         }
-        if seat.stat(&intent.temp).await?.is_some() {
+        if is_there(seat, &intent.temp).await? {
             self.opened = true;
             // The policy of this run counts, not that of the one that wrote the intent.
             intent.delivery.clobber = self.clobber(seat);
@@ -202,10 +236,10 @@ impl FileRun {
         // Only the holder of the lease may say that the file was delivered.
         setup.ledger.intent(self.task.number, &intent).await?;
         let unsafely = matches!(intent.delivery.clobber, Clobber::Unsafe { .. });
-        let there = seat.stat(&intent.path).await?;
-        if unsafely && there.is_none() {
+        let there = seat.stat(&intent.path).await;
+        if unsafely && matches!(there, Ok(None)) {
             let aside = self.aside(&intent)?;
-            if seat.stat(&aside).await?.is_some() {
+            if is_there(seat, &aside).await? {
                 // Someone took our temporary file away between the two renames.
                 seat.rename(&aside, &intent.path, RenameMode::NoClobber).await?;
                 return Ok(None);
@@ -214,15 +248,36 @@ impl FileRun {
         let note = "the answer to the rename was lost; settled by looking";
         intent.delivery.notes.push(note.to_owned());
         match there {
-            Some(meta) if meta.size == intent.delivery.pin.size => {
-                if unsafely {
-                    self.remove_aside(seat, &mut intent).await?;
-                }
-                Ok(Some(delivered(FileState::Delivered, intent)))
-            }
-            None => Ok(Some(delivered(FileState::Collected, intent))),
-            Some(_) => Ok(None),
+            Ok(Some(meta)) if meta.size == intent.delivery.pin.size => self.settled(seat, intent, unsafely).await,
+            Ok(None) => Ok(Some(delivered(FileState::Collected, intent))),
+            Ok(Some(_)) => Ok(None),
+            Err(error) if error.is_connection_lost() => Err(error),
+            // Without stat: our temporary file is gone, and only we rename it.
+            Err(_) if is_there(seat, &intent.path).await? => self.settled(seat, intent, unsafely).await,
+            Err(_) => Ok(Some(delivered(FileState::Collected, intent))),
         }
+    }
+
+    /// The rename did happen: what is left of an unsafe replacement is cleared away.
+    async fn settled(&self, seat: &Seat, mut intent: Intent, unsafely: bool) -> Result<Option<Finished>> {
+        if unsafely {
+            self.remove_aside(seat, &mut intent).await?;
+        }
+        Ok(Some(delivered(FileState::Delivered, intent)))
+    }
+}
+
+/// Whether something has this name, also where the server refuses to say so: opening it tells.
+pub(super) async fn is_there(seat: &Seat, path: &RemotePath) -> Result<bool> {
+    let refused = match seat.stat(path).await {
+        Ok(found) => return Ok(found.is_some()),
+        Err(error) if error.is_connection_lost() => return Err(error),
+        Err(error) => error,
+    };
+    match seat.open_read(path).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::DestDirMissing => Ok(false),
+        Err(_) => Err(refused),
     }
 }
 

@@ -6,6 +6,7 @@ use model::{Grade, Publish, RemotePath};
 use tracing::{debug, info};
 
 use super::file::FileRun;
+use super::publish::is_there;
 use super::send::Lane;
 use crate::error::chain;
 use crate::meter::Step;
@@ -21,7 +22,7 @@ impl FileRun {
         let capabilities = self.capabilities(seat);
         let resumed = self.sheet.is_some() || self.task.checkpoint.is_some();
         if !self.looked {
-            let existing = seat.stat(&self.task.path).await?;
+            let existing = self.looked_at(seat.stat(&self.task.path).await)?;
             // In place, our own unfinished file stands there on a resume.
             let ours = resumed && engine.setup.wishes.publish == Publish::InPlace;
             if !ours && let Some(finished) = self.judge(existing, &capabilities)? {
@@ -33,7 +34,7 @@ impl FileRun {
         let preparing = engine.setup.meter.step(Step::Preparing);
         let writer = match self.reopen(seat, &plan).await? {
             Some(writer) => writer,
-            None => self.open_fresh(seat, &plan).await?,
+            None => self.open_fresh(seat).await?,
         };
         drop(preparing);
         // Opening may have taught us that this directory cannot be read, or that offsets do not work.
@@ -72,9 +73,9 @@ impl FileRun {
         self.publish(&lane.seat, temp, delivery).await
     }
 
-    /// A fresh temporary file and an empty sheet; before several lanes write, this server must have shown that
-    /// offsets are honoured.
-    async fn open_fresh(&mut self, seat: &Arc<Seat>, plan: &Plan) -> Result<Box<dyn Writer>> {
+    /// A fresh temporary file and an empty sheet; before several ranges are on their way, on one lane or on many, this
+    /// server must have shown that offsets are honoured.
+    async fn open_fresh(&mut self, seat: &Arc<Seat>) -> Result<Box<dyn Writer>> {
         if self.sheet.is_some() || self.task.checkpoint.is_some() {
             info!(file = %self.task.number, "the interrupted attempt cannot be continued; starting over");
             self.notes.push("an interrupted attempt could not be continued; sent again from the start".to_owned());
@@ -83,7 +84,7 @@ impl FileRun {
         }
         let temp = self.temp()?;
         let mut writer = self.open_new(seat, &temp).await?;
-        if plan.connections > 1 && self.engine.offsets_work().is_none() {
+        if seat.capabilities().offset_writes && self.engine.offsets_work().is_none() {
             let work = offsets_work(&*writer, self.readable && seat.capabilities().read).await?;
             self.engine.learn_offsets(work);
             if !work {
@@ -159,7 +160,7 @@ impl FileRun {
             return Ok(true);
         }
         // The newest name first: an earlier take-over may have been cut before it was written down.
-        if seat.stat(temp).await?.is_some() {
+        if is_there(seat, temp).await? {
             return Ok(true);
         }
         for epoch in (checkpoint.epoch..setup.epoch).rev() {

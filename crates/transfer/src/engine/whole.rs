@@ -23,7 +23,7 @@ impl FileRun {
         let wishes = &engine.setup.wishes;
         let likely_there = self.task.previous.is_some() || matches!(wishes.if_exists, IfExists::Skip | IfExists::Update);
         if likely_there && !self.looked {
-            let existing = seat.stat(&self.task.path).await?;
+            let existing = self.looked_at(seat.stat(&self.task.path).await)?;
             if let Some(finished) = self.judge(existing, &capabilities)? {
                 return Ok(finished);
             }
@@ -34,14 +34,14 @@ impl FileRun {
         let pin = self.task.pin.clone();
         let path = self.task.path.clone();
         let looked = self.looked;
-        let look = async { if looked { Ok(None) } else { seat.stat(&path).await.map(Some) } };
+        let look = async { if looked { None } else { Some(seat.stat(&path).await) } };
         let (data, existing, writer) = tokio::join!(engine.read_range(&pin, 0..size), look, self.open_new(seat, &temp));
         let (writer, data) = (writer?, data?);
-        if let Some(existing) = existing?
+        if let Some(existing) = existing.map(|found| self.looked_at(found))
             && wishes.publish != model::Publish::InPlace
         {
             self.looked = true;
-            match self.judge(existing, &capabilities) {
+            match self.judge(existing?, &capabilities) {
                 Ok(None) => {}
                 Ok(Some(finished)) => {
                     writer.close().await?;

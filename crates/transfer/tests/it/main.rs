@@ -2,10 +2,12 @@
 
 mod contract;
 mod engine;
+mod engine_on_sftp;
 mod failing;
 mod faults;
 mod faults_source;
 mod harness;
+mod hostile_sftp;
 mod s3;
 mod semantics;
 mod servers;

@@ -19,7 +19,7 @@ const NEW: CreateOptions = CreateOptions { mode: OpenMode::CreateNew, read: true
 const PATIENT: Duration = Duration::from_secs(30);
 
 async fn connected() -> Option<(Sshd, Box<dyn Connection>)> {
-    let server = Sshd::start()?;
+    let server = Sshd::start().await?;
     let connection = server.connector(PATIENT).connect().await.unwrap();
     Some((server, connection))
 }
@@ -224,7 +224,7 @@ async fn a_killed_server_is_a_reset_for_every_open_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_is_a_stall_within_the_time_allowed() {
-    let Some(server) = Sshd::start() else { return };
+    let Some(server) = Sshd::start().await else { return };
     let connection = server.connector(Duration::from_secs(1)).connect().await.unwrap();
     let writer: Arc<dyn Writer> = connection.open(&server.path("a"), NEW).await.unwrap().into();
     let call = tokio::spawn(write_until_failure(writer));
@@ -252,7 +252,7 @@ async fn a_dropped_connection_leaves_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_sftp_is_told_so() {
-    let Some(server) = Sshd::start_without_sftp() else { return };
+    let Some(server) = Sshd::start_without_sftp().await else { return };
     let error = server.connector(PATIENT).connect().await.map(drop).unwrap_err();
     assert_eq!(error.kind, ErrorKind::DestProtocol);
     assert!(transfer::error::chain(&error).contains("does not offer the sftp subsystem"), "{}", transfer::error::chain(&error));
