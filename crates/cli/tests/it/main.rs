@@ -1,6 +1,10 @@
 //! The built binary as a person or a script meets it.
 
+mod names;
 mod receipts;
+mod resources;
+mod shop;
+mod sources;
 mod usage;
 
 use std::path::{Path, PathBuf};
