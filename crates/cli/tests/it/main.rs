@@ -1,9 +1,13 @@
 //! The built binary as a person or a script meets it.
 
 mod architecture;
+mod names;
 mod promises;
 mod receipts;
+mod resources;
 mod semantics;
+mod shop;
+mod sources;
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,6 @@
 mod broken;
 mod changes;
 mod features;
-mod names;
 mod objects;
 mod vast;
 

@@ -1,0 +1,174 @@
+//! J1: what happens when this machine has little: memory for a long listing, disk for the records, descriptors.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use testkit::s3::{Content, Effect, Fault};
+use testkit::sftp::SftpServer;
+
+use super::shop::*;
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// Lists a bucket of a million keys until `pages` pages were asked for or the listing is over. Returns the highest
+/// resident size in bytes and the pages.
+fn memory_of_a_listing(shop: &Shop, pages: u64) -> (u64, u64) {
+    let mut command = shop.command(&["copy", "s3://million/", &shop.out(), "--dry-run"]);
+    let output = std::fs::File::create(shop.home.path("output")).unwrap();
+    let mut child = command.stdout(output).stderr(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    let mut highest = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) {
+            highest = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10;
+        }
+        if shop.server.request_count() >= pages {
+            child.kill().unwrap();
+        }
+        assert!(begin.elapsed() < Duration::from_secs(300), "the listing does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (highest, shop.server.request_count())
+}
+
+// Mutation: the dry run keeps every object (`dry_run::dry_run`), or the listing every page.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listing_of_a_million_keys_takes_the_memory_of_a_few_pages() {
+    let shop = shop().await;
+    shop.server.synthetic_bucket("million", 1_000_000, |index| (format!("some/longer/prefix/of/keys/{index:07}"), index));
+    let (highest, pages) = memory_of_a_listing(&shop, 40);
+    assert!(pages >= 40 && highest > 0);
+    assert!(highest < 64 * MIB, "{} MiB after {pages} pages", highest / MIB);
+}
+
+// Mutation: as above.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "lists all of a million keys, which takes a minute"]
+async fn a_million_keys_to_the_end_take_less_than_64_mib() {
+    let shop = shop().await;
+    shop.server.synthetic_bucket("million", 1_000_000, |index| (format!("some/longer/prefix/of/keys/{index:07}"), index));
+    let (highest, pages) = memory_of_a_listing(&shop, u64::MAX);
+    let line = std::fs::read_to_string(shop.home.path("output")).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert_eq!((plan["files"].as_u64(), pages), (Some(1_000_000), 1_000));
+    eprintln!("{:.1} MiB at most", highest as f64 / MIB as f64);
+    assert!(highest < 64 * MIB, "{} MiB", highest / MIB);
+}
+
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(on: &Path) -> Option<Self> {
+        std::fs::create_dir_all(on).unwrap();
+        let done = mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"], on);
+        if !done {
+            eprintln!("skipped: mounting a tmpfs needs root");
+        }
+        done.then(|| Self(on.to_owned()))
+    }
+
+    fn fill(&self) {
+        let mut ballast = std::fs::File::create(self.0.join("ballast")).unwrap();
+        while std::io::Write::write_all(&mut ballast, &[1; 512]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+fn mount(arguments: &[&str], on: &Path) -> bool {
+    std::process::Command::new("mount").args(arguments).arg(on).output().is_ok_and(|output| output.status.success())
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// Seconds of processor time of a running process.
+fn processor_seconds(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
+    Some(ticks as f64 / 100.0)
+}
+
+// Mutation: a checkpoint or a result that cannot be stored is ignored before the rename (`FileRun::rename`), or is
+// tried again without a pause (`Work::keep`).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_for_the_records_stops_before_publishing_without_spinning_and_goes_on_later() {
+    let shop = shop().await;
+    let Some(disk) = SmallDisk::mount(&shop.home.path("state")) else { return };
+    let content = Content::generated(1, 12 * MIB + 77);
+    shop.bucket.put("a", content.clone());
+    let stall = Fault::new(Effect::Stall { after: 0, duration: Some(Duration::from_secs(3)) }).on_get().range_start(9 * MIB).once();
+    let stall = shop.server.faults().add(stall);
+    let child = shop.start(shop.command(&["copy", "s3://b/a", &shop.out(), "--chunk-size", "1M"]));
+    let pid = child.id();
+    wait_until("the stall", || stall.hits() > 0 && shop.server.bytes_served("a") >= 9 * MIB);
+    disk.fill();
+    let (before, begin) = (processor_seconds(pid).unwrap(), Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    let used = processor_seconds(pid).unwrap_or(before) - before;
+    assert!(used < 0.2 * begin.elapsed().as_secs_f64(), "{used} s of processor time while blocked");
+    let ran = ended(child);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let said = format!("{}{}", ran.out, ran.err).to_lowercase();
+    assert!(said.contains("full") || said.contains("no space"), "{said}");
+    assert!(!shop.files().contains_key(&b"a"[..]), "nothing is published that is not written down");
+    disk.free();
+    let ran = shop.run(&["copy", "s3://b/a", &shop.out(), "--chunk-size", "1M"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(shop.files()[&b"a"[..]] == content.bytes());
+    assert_eq!(shop.files().len(), 1, "{:?}", shop.files().keys());
+}
+
+// Mutation: a manifest that cannot be stored is delivered as far as it came (`Manifest::flush`).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_too_small_for_the_manifest_sends_nothing_and_goes_on_when_there_is_room() {
+    let shop = shop().await;
+    let Some(disk) = SmallDisk::mount(&shop.home.path("state")) else { return };
+    for index in 0..3000 {
+        shop.bucket.put(&format!("p/{index:04}"), "x");
+    }
+    let ran = shop.run(&["copy", "s3://b/p/", &shop.out()]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(shop.files().is_empty());
+    assert!(mount(&["-o", "remount,size=64m"], &disk.0));
+    let ran = shop.run(&["copy", "s3://b/p/", &shop.out()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(shop.files().len(), 3000);
+}
+
+// Mutation: a request that finds no descriptor is fatal, or is tried again at once and for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_descriptors_are_enough_for_many_files_and_a_large_one() {
+    let (shop, server) = (shop().await, SftpServer::builder().start().await.unwrap());
+    let partner = sandbox(&server);
+    for index in 0..300 {
+        shop.bucket.put(&format!("p/{index:03}"), "small");
+    }
+    shop.bucket.put("p/large", Content::generated(1, 12 * MIB));
+    let program = env!("CARGO_BIN_EXE_fileferry");
+    for arguments in [partner.arguments("s3://b/p/", &["--chunk-size", "1M"]), vec!["copy", "s3://b/p/", &shop.out(), "--chunk-size", "1M"]]
+    {
+        let limited = shop.command(&arguments);
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", program]).args(limited.get_args()).env_clear();
+        command.envs(limited.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(shop.home.0.path());
+        let begin = Instant::now();
+        let ran = ended(shop.start(command));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        if ran.code != 0 {
+            // Too few is a failure with a class of its own for each file, and over with the limit.
+            assert!(ran.failed().iter().all(|(_, class)| class != "internal"), "{:?} {}", ran.failed(), ran.err);
+            assert_eq!(shop.run(&arguments).code, 0);
+        }
+        eprintln!("with 64 descriptors: {} {:?}", ran.code, ran.summary()["errors"]);
+    }
+    assert_eq!((files_below(&server.file("/in")).len(), shop.files().len()), (301, 301));
+}

@@ -1,1 +1,0 @@
-//! F1 to F5: keys as names at the destination.
