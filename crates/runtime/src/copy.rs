@@ -12,7 +12,7 @@ use app::manifest::{Manifest, Totals};
 use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Strategy, TransferId, TransferState};
 use store::Store;
 use tokio::sync::mpsc;
@@ -27,9 +27,8 @@ use crate::open::{self, DestinationSide, SourceSide};
 use crate::select::{Chooser, Counts};
 use crate::{Control, CopyMode, Failure, Place, attach, process, sweep};
 
-/// Progress is told four times a second; a renewed lease lasts three of these.
+/// Progress is told four times a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Stop signals are obeyed by the engine within this; then the run ends all the same.
 const PROGRAM: &str = concat!("fileferry ", env!("CARGO_PKG_VERSION"));
 
@@ -53,7 +52,7 @@ pub async fn copy(
     }
     let store = place.store().await?;
     let shown = open::parse(&spec.destination)?.to_string();
-    let held = match transfers::begin(&store, &spec, &shown, &process::holder(), now, process::is_dead).await {
+    let held = match transfers::begin(&store, &spec, &shown, &process::holder(place.lease), now, process::is_dead).await {
         Ok(held) => held,
         Err(error) if error.held_by.is_some() && mode.attach => return attach::follow(&store, &spec, &shown, events, control).await,
         Err(error) => return Err(error.into()),
@@ -83,7 +82,7 @@ pub async fn resume(
         let naming = open::naming(&spec, &source, &destination, now)?;
         let chooser = Chooser::new(&spec.options, &source, &naming)?;
         let listed = record.listed;
-        let held = match transfers::take(&store, record, &process::holder(), now, process::is_dead).await {
+        let held = match transfers::take(&store, record, &process::holder(place.lease), now, process::is_dead).await {
             Ok(held) => held,
             // With no id given, a copy that is being run right now is simply not ours to resume.
             Err(error) if error.held_by.is_some() && id.is_none() => {
@@ -126,7 +125,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let stop = self.control.stop.child_token();
         let mut background = JoinSet::new();
-        background.spawn(keep_lease(self.store.clone(), held.guard(), stop.clone()));
+        background.spawn(keep_lease(self.store.clone(), held.guard(), self.place.lease, stop.clone()));
         let timed_out = CancellationToken::new();
         if let Some(limit) = self.spec.options.max_duration {
             let (stop, timed_out) = (stop.clone(), timed_out.clone());
@@ -361,10 +360,12 @@ fn tuning(options: &app::Options) -> Tuning {
 }
 
 /// Renews the lease until the run ends; a lease that is lost stops it at once.
-async fn keep_lease(store: Store, guard: store::LeaseGuard, stop: CancellationToken) {
+async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
+    // Two renewals may fail before the lease runs out.
+    let every = lease.unsigned_abs() / 3;
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
-        match transfers::renew(&store, &guard, Timestamp::now()).await {
+        tokio::time::sleep(every).await;
+        match transfers::renew(&store, &guard, lease, Timestamp::now()).await {
             Err(error) if error.class == ErrorClass::LeaseLost => return stop.cancel(),
             Err(error) => tracing::warn!(error = %error.message, "the lease could not be renewed"),
             Ok(()) => {}
