@@ -188,6 +188,12 @@ pub async fn renew(store: &Store, guard: &LeaseGuard, lease: SignedDuration, now
     Ok(())
 }
 
+/// Whether another process has taken this transfer over, and perhaps ended it already.
+pub async fn is_lost(store: &Store, held: &Held) -> Result<bool> {
+    let present = store.lease(&held.lease.resource).await?;
+    Ok(present.is_none_or(|lease| lease.holder != held.lease.holder || lease.epoch != held.lease.epoch))
+}
+
 /// Records how the transfer ended and lets the lease go.
 pub async fn end(store: &Store, held: &Held, state: TransferState, error: Option<&Error>, now: Timestamp) -> Result<()> {
     let failure = error.map(|e| store::Failure { class: e.class, text: e.message.clone() });

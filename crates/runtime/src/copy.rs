@@ -25,7 +25,8 @@ use transfer::retry::Backoff;
 
 use crate::open::{self, DestinationSide, SourceSide};
 use crate::select::{Chooser, Counts};
-use crate::{Control, CopyMode, Failure, Place, attach, process, sweep};
+use crate::sweep::{self, Whose};
+use crate::{Control, CopyMode, Failure, Place, attach, process};
 
 /// Progress is told four times a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -140,6 +141,16 @@ impl Run<'_> {
         background.shutdown().await;
 
         let mut error = outcome.err();
+        // The engine was stopped because another process has the lease; nobody asked for an interruption.
+        if error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled)
+            && !self.control.stop.is_cancelled()
+            && transfers::is_lost(&self.store, &held).await.unwrap_or(false)
+        {
+            error = Some(
+                app::Error::new(ErrorClass::LeaseLost, "another process has taken this copy over")
+                    .next("nothing: the other process goes on with it; `fileferry history` shows how far it is"),
+            );
+        }
         if timed_out.is_cancelled() && error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled) {
             error = Some(app::Error {
                 class: ErrorClass::Cancelled,
@@ -233,7 +244,10 @@ impl Run<'_> {
         }
         // An earlier process may have died with temporary files open; this one knows which are of no more use.
         if held.lease.epoch > 1 && outcome.is_ok() {
-            sweep::after_run(&self.store, held, &engine, options, &self.naming).await;
+            sweep::after_run(Whose::Earlier, &self.store, held, &engine, options, &self.naming).await;
+        }
+        if outcome.is_err() && transfers::is_lost(&self.store, held).await.unwrap_or(false) {
+            sweep::after_run(Whose::Own, &self.store, held, &engine, options, &self.naming).await;
         }
         engine.pool().close().await;
         let ended = ledger.tally();
