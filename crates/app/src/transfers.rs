@@ -18,6 +18,8 @@ pub struct Holder {
     /// Boot and start time: with the pid they tell a living process from a recycled number.
     pub process_start: String,
     pub host: String,
+    /// How long its leases last without being renewed; `LEASE` but in tests.
+    pub lease: SignedDuration,
 }
 
 /// A transfer that this process holds.
@@ -164,7 +166,7 @@ fn first(committed: store::Committed) -> Result<Lease> {
 }
 
 fn claim(resource: &str, holder: &Holder, now: Timestamp) -> Result<LeaseClaim> {
-    let expires_at = now.checked_add(LEASE).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
+    let expires_at = now.checked_add(holder.lease).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
     Ok(LeaseClaim {
         resource: resource.to_owned(),
         holder: holder.name.clone(),
@@ -180,10 +182,16 @@ pub fn lease_name(id: &TransferId) -> String {
 }
 
 /// Keeps the lease for another period. `lease_lost` means: stop at once.
-pub async fn renew(store: &Store, guard: &LeaseGuard, now: Timestamp) -> Result<()> {
-    let expires_at = now.checked_add(LEASE).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
+pub async fn renew(store: &Store, guard: &LeaseGuard, lease: SignedDuration, now: Timestamp) -> Result<()> {
+    let expires_at = now.checked_add(lease).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
     store.commit(Mutation::RenewLease { guard: guard.clone(), expires_at }).await?;
     Ok(())
+}
+
+/// Whether another process has taken this transfer over, and perhaps ended it already.
+pub async fn is_lost(store: &Store, held: &Held) -> Result<bool> {
+    let present = store.lease(&held.lease.resource).await?;
+    Ok(present.is_none_or(|lease| lease.holder != held.lease.holder || lease.epoch != held.lease.epoch))
 }
 
 /// Records how the transfer ended and lets the lease go.

@@ -3,10 +3,14 @@
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
 use model::Credential;
 use runtime::Place;
 
 use crate::output::Screen;
+
+/// For tests only: milliseconds after which a stopped process is taken over, so that nobody waits for half a minute.
+const TEST_LEASE: &str = "FILEFERRY_TEST_LEASE_MS";
 
 #[derive(Debug, Clone)]
 pub struct Environment {
@@ -22,6 +26,7 @@ pub struct Environment {
     pub colours: bool,
     /// Someone can be asked for a password.
     pub can_ask: bool,
+    pub lease: SignedDuration,
 }
 
 impl Environment {
@@ -42,6 +47,7 @@ impl Environment {
             stdout_terminal: std::io::stdout().is_terminal(),
             colours: stderr && !dumb && text("NO_COLOR").is_none(),
             can_ask: stderr && std::io::stdin().is_terminal(),
+            lease: text(TEST_LEASE).and_then(|ms| ms.to_str()?.parse().ok()).map_or(app::transfers::LEASE, SignedDuration::from_millis),
             home,
         }
     }
@@ -65,6 +71,7 @@ impl Environment {
             home: self.home.clone(),
             login_name: self.login_name.clone(),
             ssh_agent: self.ssh_agent.clone(),
+            lease: self.lease,
             prompt: self.can_ask.then(|| std::sync::Arc::new(ask) as _),
         }
     }

@@ -92,7 +92,8 @@ fn addresses_that_cannot_work_are_usage_errors() {
 
 #[test]
 fn without_a_terminal_nobody_is_asked_and_the_class_is_authentication() {
-    let place = Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, prompt: None };
+    let place =
+        Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, lease: app::transfers::LEASE, prompt: None };
     assert_eq!(credential(None, Some("prompt"), "sftp://h/x", &place).unwrap_err().exit_code, 24);
     assert_eq!(credential(None, Some("aws-sm:x"), "sftp://h/x", &place).unwrap_err().exit_code, 1);
     assert_eq!(credential(None, None, "sftp://h/x", &place).unwrap(), None);

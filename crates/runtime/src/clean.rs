@@ -89,7 +89,7 @@ pub async fn abandon(place: &Place, id: Option<TransferId>, password: Option<Cre
     for record in crate::history::unfinished(&store, id.as_ref()).await? {
         let spec = crate::stored_spec(&record)?;
         let id = record.id.clone();
-        let held = match transfers::take(&store, record, &process::holder(), Timestamp::now(), process::is_dead).await {
+        let held = match transfers::take(&store, record, &process::holder(place.lease), Timestamp::now(), process::is_dead).await {
             Ok(held) => held,
             Err(error) if error.held_by.is_some() => return Err(Failure::from(error)),
             Err(error) => return Err(error.into()),

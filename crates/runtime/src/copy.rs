@@ -12,7 +12,7 @@ use app::manifest::{Manifest, Totals};
 use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Publish, Strategy, TempName, TransferId, TransferState};
 use store::Store;
 use tokio::sync::mpsc;
@@ -25,11 +25,11 @@ use transfer::retry::Backoff;
 
 use crate::open::{self, DestinationSide, SourceSide};
 use crate::select::{Chooser, Counts};
-use crate::{Control, CopyMode, Failure, Place, attach, process, sweep};
+use crate::sweep::{self, Whose};
+use crate::{Control, CopyMode, Failure, Place, attach, process};
 
-/// Progress is told four times a second; a renewed lease lasts three of these.
+/// Progress is told four times a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 const PROGRAM: &str = concat!("fileferry ", env!("CARGO_PKG_VERSION"));
 
 /// Copies what the spec names. An interrupted copy of the same spec is continued.
@@ -53,7 +53,7 @@ pub async fn copy(
     }
     let store = place.store().await?;
     let shown = open::parse(&spec.destination)?.to_string();
-    let held = match transfers::begin(&store, &spec, &shown, &process::holder(), now, process::is_dead).await {
+    let held = match transfers::begin(&store, &spec, &shown, &process::holder(place.lease), now, process::is_dead).await {
         Ok(held) => held,
         Err(error) if error.held_by.is_some() && mode.attach => return attach::follow(&store, &spec, &shown, events, control).await,
         Err(error) => return Err(error.into()),
@@ -83,7 +83,7 @@ pub async fn resume(
         let naming = open::naming(&spec, &source, &destination, now)?;
         let chooser = Chooser::new(&spec.options, &source, &naming)?;
         let listed = record.listed;
-        let held = match transfers::take(&store, record, &process::holder(), now, process::is_dead).await {
+        let held = match transfers::take(&store, record, &process::holder(place.lease), now, process::is_dead).await {
             Ok(held) => held,
             // With no id given, a copy that is being run right now is simply not ours to resume.
             Err(error) if error.held_by.is_some() && id.is_none() => {
@@ -135,7 +135,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let stop = self.control.stop.child_token();
         let mut background = JoinSet::new();
-        background.spawn(keep_lease(self.store.clone(), held.guard(), stop.clone()));
+        background.spawn(keep_lease(self.store.clone(), held.guard(), self.place.lease, stop.clone()));
         let timed_out = CancellationToken::new();
         if let Some(limit) = self.spec.options.max_duration {
             let (stop, timed_out) = (stop.clone(), timed_out.clone());
@@ -150,6 +150,16 @@ impl Run<'_> {
         background.shutdown().await;
 
         let mut error = outcome.err();
+        // The engine was stopped because another process has the lease; nobody asked for an interruption.
+        if error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled)
+            && !self.control.stop.is_cancelled()
+            && transfers::is_lost(&self.store, &held).await.unwrap_or(false)
+        {
+            error = Some(
+                app::Error::new(ErrorClass::LeaseLost, "another process has taken this copy over")
+                    .next("nothing: the other process goes on with it; `fileferry history` shows how far it is"),
+            );
+        }
         if timed_out.is_cancelled() && error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled) {
             error = Some(app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume"));
         }
@@ -240,7 +250,10 @@ impl Run<'_> {
         }
         // An earlier process may have died with temporary files open; this one knows which are of no more use.
         if held.lease.epoch > 1 && outcome.is_ok() {
-            sweep::after_run(&self.store, held, &engine, options, &self.naming).await;
+            sweep::after_run(Whose::Earlier, &self.store, held, &engine, options, &self.naming).await;
+        }
+        if outcome.is_err() && transfers::is_lost(&self.store, held).await.unwrap_or(false) {
+            sweep::after_run(Whose::Own, &self.store, held, &engine, options, &self.naming).await;
         }
         engine.pool().close().await;
         let ended = ledger.tally();
@@ -367,10 +380,12 @@ fn tuning(options: &app::Options) -> Tuning {
 }
 
 /// Renews the lease until the run ends; a lease that is lost stops it at once.
-async fn keep_lease(store: Store, guard: store::LeaseGuard, stop: CancellationToken) {
+async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
+    // Two renewals may fail before the lease runs out.
+    let every = lease.unsigned_abs() / 3;
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
-        match transfers::renew(&store, &guard, Timestamp::now()).await {
+        tokio::time::sleep(every).await;
+        match transfers::renew(&store, &guard, lease, Timestamp::now()).await {
             Err(error) if error.class == ErrorClass::LeaseLost => return stop.cancel(),
             Err(error) => tracing::warn!(error = %error.message, "the lease could not be renewed"),
             Ok(()) => {}

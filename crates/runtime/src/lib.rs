@@ -38,6 +38,8 @@ pub struct Place {
     pub home: PathBuf,
     pub login_name: Option<String>,
     pub ssh_agent: Option<PathBuf>,
+    /// How long a lease lasts without being renewed: `app::transfers::LEASE`, shorter only in tests.
+    pub lease: jiff::SignedDuration,
     /// Asks on the terminal; `None` never asks.
     pub prompt: Option<Arc<Ask>>,
 }

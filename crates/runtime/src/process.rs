@@ -1,15 +1,16 @@
 //! This process as leases name it, and whether another one still lives.
 
 use app::transfers::Holder;
+use jiff::SignedDuration;
 use store::Lease;
 
-/// Names this process for leases.
-pub fn holder() -> Holder {
+/// Names this process for leases that last so long.
+pub fn holder(lease: SignedDuration) -> Holder {
     let pid = std::process::id();
     let mut random = [0u8; 16];
     // Without randomness pid and start time still tell processes apart.
     let _ = aws_lc_rs::rand::fill(&mut random);
-    Holder { name: data_encoding::HEXLOWER.encode(&random), pid, process_start: start_of(pid).unwrap_or_default(), host: host() }
+    Holder { name: data_encoding::HEXLOWER.encode(&random), pid, process_start: start_of(pid).unwrap_or_default(), host: host(), lease }
 }
 
 /// Whether the holder of a lease is certainly gone. A stopped process is not; its lease has to run out.
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_recycled_pid_is_not_the_holder() {
-        let me = holder();
+        let me = holder(app::transfers::LEASE);
         assert!(!is_dead(&lease(&me)));
         let earlier = Holder { process_start: "another boot:1".into(), ..me.clone() };
         assert!(is_dead(&lease(&earlier)));

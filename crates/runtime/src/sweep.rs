@@ -1,6 +1,7 @@
 //! Temporary files that are of no more use: found by their name template and our records, never those of others.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use app::Options;
 use app::transfers::{Held, Naming};
@@ -15,14 +16,30 @@ const DIRECTORIES: usize = 200;
 /// Names read of one directory.
 pub const NAMES: usize = 100_000;
 
-/// After a run that followed a dead one: removes what earlier epochs of this transfer left.
-pub async fn after_run(store: &Store, held: &Held, engine: &Engine, options: &Options, naming: &Naming) {
-    if let Err(error) = try_after_run(store, held, engine, options, naming).await {
-        warn!(error = %error.message, "could not look for temporary files of an earlier run; `fileferry clean` does");
+/// What a lost lease may still cost after the end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whose leftovers are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// After a run that followed a dead one: what earlier epochs of this transfer left.
+    Earlier,
+    /// After this process lost its lease: its own, but for those on which the successor may count.
+    Own,
+}
+
+pub async fn after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine, options: &Options, naming: &Naming) {
+    let looked = try_after_run(whose, store, held, engine, options, naming);
+    match tokio::time::timeout(PATIENCE, looked).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            warn!(error = %error.message, "could not look for temporary files of an earlier run; `fileferry clean` does");
+        }
+        Err(_) => warn!("the server took too long to look for temporary files of an earlier run; `fileferry clean` does"),
     }
 }
 
-async fn try_after_run(store: &Store, held: &Held, engine: &Engine, options: &Options, naming: &Naming) -> app::Result<()> {
+async fn try_after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine, options: &Options, naming: &Naming) -> app::Result<()> {
     let connection = engine.pool().seat().await?;
     let id = &held.record.id;
     for directory in directories(store, id, &options.temp_name, &naming.root).await? {
@@ -39,7 +56,11 @@ async fn try_after_run(store: &Store, held: &Held, engine: &Engine, options: &Op
                 continue;
             }
             let path = directory.join(&entry.name).map_err(transfer::Error::from)?;
-            let in_use = store.file(id, parts.file).await?.is_some_and(|f| needs(&f, &path, parts.epoch, held.lease.epoch));
+            let file = store.file(id, parts.file).await?;
+            let in_use = match whose {
+                Whose::Earlier => parts.epoch >= held.lease.epoch || file.is_some_and(|f| may_continue(&f, parts.attempt)),
+                Whose::Own => parts.epoch != held.lease.epoch || file.is_some_and(|f| names(&f, &path)),
+            };
             if !in_use {
                 connection.remove(&path).await?;
                 debug!(%path, "removed a temporary file of an earlier run");
@@ -49,13 +70,16 @@ async fn try_after_run(store: &Store, held: &Held, engine: &Engine, options: &Op
     Ok(())
 }
 
-/// Whether an unfinished file may still be continued from this temporary file.
-pub fn needs(file: &FileRecord, path: &RemotePath, epoch: u32, current: u32) -> bool {
-    if file.state.is_success() {
-        return false;
-    }
-    let named = |record: &Option<String>| record.as_deref().is_some_and(|text| text.contains(path.as_str()));
-    epoch >= current || named(&file.checkpoint) || named(&file.intent)
+/// Whether an unfinished file may still be continued from a temporary file of this attempt. Its name may be that of a
+/// later epoch than the record says: a take-over renames first and is written down later.
+fn may_continue(file: &FileRecord, attempt: u32) -> bool {
+    !file.state.is_success() && (file.checkpoint.is_some() || file.intent.is_some()) && file.attempt == attempt
+}
+
+/// Whether the records lead a successor to this temporary file.
+fn names(file: &FileRecord, path: &RemotePath) -> bool {
+    let named = |record: &Option<String>| record.as_deref().is_some_and(|text| text.contains(path.name()));
+    !file.state.is_success() && (named(&file.checkpoint) || named(&file.intent))
 }
 
 /// Where temporary files of this transfer may lie.

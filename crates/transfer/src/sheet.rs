@@ -307,7 +307,8 @@ impl Sheet {
     pub fn checkpoint(&self, pin: &Pin, temp: &RemotePath, attempt: u32, epoch: u32) -> Checkpoint {
         let stored = |r: &RangeState| StoredRange {
             crc: r.crc.unwrap_or_default(),
-            written: r.written.is_some() && !r.suspect,
+            // A resume looks at suspects before it counts them; forgetting them would send them again unseen.
+            written: r.written.is_some(),
             proved: r.proved,
             durable: r.durable,
         };

@@ -26,6 +26,8 @@ pub(super) struct FileRun {
     pub attempt: u32,
     /// The temporary file exists, as far as we know.
     pub opened: bool,
+    /// The records name it, so that whoever takes this transfer over may count on it.
+    pub recorded: bool,
     pub sheet: Option<Sheet>,
     /// Everything is sent and proved; only the publish is missing.
     pub verified: Option<Intent>,
@@ -56,8 +58,9 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
             engine.setup.ledger.finished(number, finished).await
         }
         Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(error.kind) => {
-            if error.kind == ErrorKind::LeaseLost && file.sheet.is_none() {
-                // The successor starts small files anew, under names of its own; a large one it takes over.
+            // A file that no record names is ours alone. One that is named belongs to the successor, who may be about
+            // to take it over: removing it would look as if it had been published and collected.
+            if error.kind == ErrorKind::LeaseLost && !file.recorded {
                 file.discard().await;
             }
             if error.kind == ErrorKind::Cancelled {
@@ -83,6 +86,7 @@ impl FileRun {
         Self {
             attempt: task.attempt,
             opened: false,
+            recorded: task.checkpoint.is_some() || task.intent.is_some(),
             sheet: None,
             verified: None,
             readable: true,
@@ -408,10 +412,13 @@ impl FileRun {
     /// Forgets this attempt: removes its temporary file and takes a new name.
     pub(super) async fn start_over(&mut self) -> Result<()> {
         self.engine.setup.meter.undone(self.counted());
+        // The records first: while they name the file it must be there, see `deliver`.
+        self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
         self.discard().await;
         self.discard_inherited().await;
         self.attempt += 1;
-        self.engine.setup.ledger.restart(self.task.number, self.attempt).await?;
+        self.opened = false;
+        self.recorded = false;
         self.task.checkpoint = None;
         self.sheet = None;
         self.verified = None;
@@ -468,7 +475,8 @@ impl FileRun {
                 ErrorKind::DestPublishFailed | ErrorKind::DestDenied | ErrorKind::DestExists | ErrorKind::DestDirMissing
             );
         let inspected = error.kind == ErrorKind::IntegrityMismatch;
-        let keep = resumable || publish_pending || inspected || (self.verified.is_some() && error.kind.nature() != Nature::Permanent);
+        // While an intent is on record, a missing file would mean that it was published.
+        let keep = resumable || publish_pending || inspected || self.verified.is_some();
         if !keep {
             self.discard().await;
             self.discard_inherited().await;

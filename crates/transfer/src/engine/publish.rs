@@ -53,6 +53,7 @@ impl FileRun {
             self.discard().await;
             return Ok(finished);
         }
+        self.recorded = true;
         self.engine.setup.ledger.intent(self.task.number, &intent).await?;
         if self.engine.setup.wishes.publish == Publish::InPlace {
             return Ok(delivered(FileState::Delivered, intent));
@@ -214,17 +215,10 @@ impl FileRun {
         self.attempt = intent.delivery.attempts;
         if intent.temp != own {
             // Fences the process that wrote it: its rename of the old name fails from now on.
-            match seat.rename(&intent.temp, &own, RenameMode::NoClobber).await {
-                Ok(()) => intent.temp = own.clone(),
-                Err(error) if error.kind == ErrorKind::DestDirMissing => {
-                    if is_there(seat, &own).await? {
-                        intent.temp = own.clone();
-                    }
-                }
-                Err(error) if error.is_connection_lost() => return Err(error),
-                Err(error) => debug!(error = %chain(&error), "could not fence the earlier process"),
+            if self.claim(seat, (&intent.temp, intent.delivery.attempts, intent.delivery.epoch), &own).await? {
+                intent.temp = own;
+                intent.delivery.epoch = setup.epoch;
             }
-            intent.delivery.epoch = setup.epoch;
         }
         if is_there(seat, &intent.temp).await? {
             self.opened = true;

@@ -159,14 +159,22 @@ impl FileRun {
         if setup.wishes.publish == Publish::InPlace || &checkpoint.temp == temp {
             return Ok(true);
         }
+        self.claim(seat, (&checkpoint.temp, checkpoint.attempt, checkpoint.epoch), temp).await
+    }
+
+    /// Gives the temporary file of an attempt this epoch's name, whatever earlier epoch has it. `false`: there is none,
+    /// or the server refuses.
+    pub(super) async fn claim(&self, seat: &Seat, known: (&RemotePath, u32, u32), temp: &RemotePath) -> Result<bool> {
+        let setup = &self.engine.setup;
         // The newest name first: an earlier take-over may have been cut before it was written down.
         if is_there(seat, temp).await? {
             return Ok(true);
         }
-        for epoch in (checkpoint.epoch..setup.epoch).rev() {
+        let (recorded, attempt, since) = known;
+        for epoch in (since..setup.epoch).rev() {
             let old = match epoch {
-                e if e == checkpoint.epoch => checkpoint.temp.clone(),
-                e => setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, checkpoint.attempt, e)?,
+                e if e == since => recorded.clone(),
+                e => setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, attempt, e)?,
             };
             match seat.rename(&old, temp, RenameMode::NoClobber).await {
                 Ok(()) => return Ok(true),
@@ -175,7 +183,7 @@ impl FileRun {
                     return Err(error);
                 }
                 Err(error) => {
-                    debug!(error = %chain(&error), "the server does not let us rename; starting over");
+                    debug!(error = %chain(&error), "the server does not let us rename");
                     return Ok(false);
                 }
             }

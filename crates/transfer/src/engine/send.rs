@@ -140,6 +140,11 @@ impl Work {
                 if error.is_connection_lost() {
                     lane.seat.lost();
                     self.drop_lane(lane);
+                    if std::mem::take(&mut parcel.written) {
+                        // Not proved yet, so it would have to be looked at again; sending it is as cheap.
+                        let lost = self.sheet().lost(parcel.index);
+                        self.engine.setup.meter.undone(lost);
+                    }
                 }
                 self.queue.give_back(parcel);
                 return Err(error);
@@ -177,8 +182,10 @@ impl Work {
     }
 
     /// Looks again at what an earlier connection had confirmed and a restart of the server may have lost.
-    async fn look_at_suspects(&self, lane: &Lane, readable: bool) -> Result<()> {
+    /// Returns how many ranges are not there.
+    async fn look_at_suspects(&self, lane: &Lane, readable: bool) -> Result<u64> {
         let suspects = self.sheet().suspects();
+        let mut missing = 0;
         for (index, crc) in suspects {
             if self.engine.halt.is_cancelled() {
                 return Err(cancelled());
@@ -189,10 +196,25 @@ impl Work {
             if there {
                 self.sheet().cleared(index);
             } else {
+                missing += 1;
                 let lost = self.sheet().lost(index);
                 self.engine.setup.meter.undone(lost);
                 debug!(file = %self.number, range = index, "a confirmed range was lost and is sent again");
             }
+        }
+        Ok(missing)
+    }
+
+    /// After one of several connections was lost: the others go on while one of them looks whether everything is there.
+    async fn look_again(&self, lane: &Lane, readable: bool) -> Result<()> {
+        match self.look_at_suspects(lane, readable).await {
+            Ok(0) => {}
+            // What was sent already has left the reader; the next attempt reads it again.
+            Ok(_) => self.fail(Error::new(ErrorKind::NetworkReset, "keep what was sent to", &self.temp)),
+            Err(error) => self.fail(error),
+        }
+        if self.sheet().is_complete() {
+            self.queue.close();
         }
         Ok(())
     }
@@ -258,6 +280,7 @@ impl FileRun {
             bytes_sent: AtomicU64::new(0),
             engine,
         });
+        self.recorded = true;
         let outcome = self.run_lanes(&work, first, plan, capabilities).await;
         self.bytes_sent += work.bytes_sent.load(Relaxed);
         // All tasks that held the work are gone or aborted; what they knew is in the sheet.
@@ -331,8 +354,15 @@ impl FileRun {
                 ended = hands.join_next() => match ended {
                     None => break,
                     Some(Ok(Ok(()))) => {}
-                    // Other lanes may still finish the file.
-                    Some(Ok(Err(error))) if error.is_connection_lost() => last_error = Some(error),
+                    // Other lanes may still finish the file, but not over what a restart of the server took with it.
+                    Some(Ok(Err(error))) if error.is_connection_lost() => {
+                        last_error = Some(error);
+                        work.sheet().connection_lost();
+                        if let Some(lane) = work.live_lane() {
+                            let (work, readable) = (work.clone(), capabilities.read);
+                            hands.spawn(async move { work.look_again(&lane, readable).await });
+                        }
+                    }
                     Some(Ok(Err(error))) => work.fail(self.read_refused(error)),
                     Some(Err(error)) => work.fail(Error::new(ErrorKind::Internal, "send", Subject::Nothing).because(error)),
                 },

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use model::{FileState, Grade, IfExists, Publish, Verify};
+use model::{FileNumber, FileState, Grade, IfExists, Publish, RemotePath, Verify};
 use transfer::memory::{MemoryDestination, MemorySource};
+use transfer::port::Intent;
 use transfer::{Capabilities, ErrorKind, NoClobber};
 
-use crate::harness::{Ferry, pattern};
+use crate::harness::{Ferry, Kept, pattern};
 
 fn ferry(files: &[(&str, usize)]) -> (Ferry, MemorySource, MemoryDestination) {
     let source = MemorySource::new();
@@ -236,6 +237,49 @@ async fn in_place_is_only_used_when_asked_for_and_says_so() {
         assert_whole(&source, &destination, key);
         assert_eq!(ferry.records.kept(number as u32).finished.unwrap().delivery.unwrap().mode, Publish::InPlace);
     }
+}
+
+/// As if the process of epoch 1 had been killed between intent and rename: the verified file has the temporary name of
+/// `epoch`, and the records still name that of epoch 1.
+async fn between_intent_and_rename(epoch: u32) -> (Ferry, MemorySource, MemoryDestination, Vec<RemotePath>) {
+    let (ferry, source, destination) = ferry(&[("a", 1_000)]);
+    ferry.run(&["a"]).await.unwrap();
+    let delivery = *ferry.records.kept(0).finished.unwrap().delivery.unwrap();
+    let path = ferry.path("a");
+    let name = |epoch| ferry.temp_name.path(&path, &ferry.transfer, 1, FileNumber(0), 1, epoch).unwrap();
+    let names: Vec<_> = (0..4).map(name).collect();
+    let bytes = destination.take("/in/a").unwrap();
+    destination.put(names[epoch as usize].as_str(), &bytes);
+    let intent = Intent { temp: names[1].clone(), path: path.clone(), delivery };
+    let kept = Kept { attempt: 1, intent: Some(intent), ..Kept::default() };
+    ferry.records.files.lock().unwrap().insert(FileNumber(0), kept);
+    (ferry, source, destination, names)
+}
+
+#[tokio::test]
+async fn a_verified_file_is_found_under_whatever_epoch_a_killed_take_over_left_it() {
+    for killed in [1, 2] {
+        let (ferry, source, destination, _) = between_intent_and_rename(killed).await;
+        *ferry.records.epoch.lock().unwrap() = 2;
+        ferry.run(&["a"]).await.unwrap();
+        // It was reported as collected, with nothing under its name.
+        assert_eq!(ferry.records.kept(0).finished.expect("it is found").state, FileState::Delivered);
+        assert_whole(&source, &destination, "a");
+        only_finals(&destination);
+    }
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_leaves_the_successor_what_the_records_name() {
+    let (ferry, _, destination, names) = between_intent_and_rename(1).await;
+    *ferry.records.epoch.lock().unwrap() = 0;
+    let (engine, epoch) = ferry.engine(&tokio_util::sync::CancellationToken::new());
+    assert_eq!(epoch, 1);
+    let feed = ferry.feed(&["a"], engine.small_up_to()).await;
+    *ferry.records.epoch.lock().unwrap() = 2;
+    assert_eq!(engine.run(feed).await.unwrap_err().kind, ErrorKind::LeaseLost);
+    assert!(destination.bytes(names[1].as_str()).is_some(), "the successor would think that it was published");
+    assert!(destination.bytes("/in/a").is_none());
 }
 
 fn sha256(bytes: &[u8]) -> String {
