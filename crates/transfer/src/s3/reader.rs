@@ -7,7 +7,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{ArchiveStatus, ChecksumMode, ChecksumType, RequestPayer, StorageClass};
 use aws_smithy_types::DateTime;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
 use md5::Digest as _;
 use model::{Crc64, ObjectKey};
