@@ -307,9 +307,10 @@ impl Sheet {
     pub fn checkpoint(&self, pin: &Pin, temp: &RemotePath, attempt: u32, epoch: u32) -> Checkpoint {
         let stored = |r: &RangeState| StoredRange {
             crc: r.crc.unwrap_or_default(),
-            written: r.written.is_some() && !r.suspect,
+            written: r.written.is_some(),
             proved: r.proved,
-            durable: r.durable,
+            // A suspect one is looked at again, not sent again.
+            durable: r.durable && !r.suspect,
         };
         Checkpoint {
             pin: pin.clone(),
@@ -436,6 +437,16 @@ mod tests {
         sheet.written(0);
         sheet.attempt_ended();
         assert_eq!(sheet.suspects().len(), 1, "neither missing nor suspect, nobody would finish it");
+    }
+
+    #[test]
+    fn a_suspect_range_is_still_one_to_look_at_for_the_next_process() {
+        let mut sheet = Sheet::new(200, 100, SET, true, true);
+        send(&mut sheet, 0);
+        sheet.connection_lost();
+        let resumed = Sheet::resume(&stored(&sheet), SET, true, true).unwrap();
+        assert_eq!(resumed.suspects().len(), 1);
+        assert_eq!(resumed.missing(), vec![1]);
     }
 
     #[test]
