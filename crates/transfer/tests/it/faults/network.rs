@@ -148,7 +148,7 @@ async fn a_flapping_line_gets_there() {
     }
 }
 
-// D6, I7. Mutation: bytes sent again count as progress.
+// D6, I7. Mutation: `Patience::after_failure` never gives up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_never_carries_a_range_is_given_up_with_a_class() {
     let voyage = Voyage::new(Behaviour::default(), &[("large", SIZE)]).await;
