@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use model::{Clobber, IfExists};
 use testkit::proxy::Direction;
 use testkit::sftp::{Authentication, Behaviour, Extensions, Limits, Loss, NameEventKind, Operation, RenameRule, SftpServer, Verdict};
+use tokio_util::sync::CancellationToken;
 use transfer::ErrorKind;
 use transfer::sftp::{Identity, Secret};
 
@@ -189,6 +190,13 @@ async fn a_wrong_password_or_key_is_tried_once() {
         assert_eq!(voyage.proxy.accepted(), 1, "one login for all files");
         assert_eq!(*voyage.ferry.records.connects.lock().unwrap(), [Err(ErrorKind::DestAuth)], "told once, to be parked");
         assert!(voyage.leftovers().is_empty());
+        // Also for two who ask at the same moment, before anybody has stopped the run.
+        let before = voyage.server.recorder().attempts.credentials();
+        let (engine, _) = voyage.ferry.engine(&CancellationToken::new());
+        let (one, other) = tokio::join!(engine.pool().seat(), engine.pool().seat());
+        assert_eq!((one.unwrap_err().kind, other.unwrap_err().kind), (ErrorKind::DestAuth, ErrorKind::DestAuth));
+        assert!(voyage.server.recorder().attempts.credentials() <= before + 1);
+        assert_eq!(voyage.proxy.accepted(), 2, "the second one went to the server too");
     }
 }
 

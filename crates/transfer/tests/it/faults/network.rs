@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use testkit::proxy::{Action, Counted, Direction, How};
 use testkit::sftp::{Behaviour, Operation, Verdict};
+use tokio_util::sync::CancellationToken;
 use transfer::ErrorKind;
+use transfer::memory::{MemoryDestination, MemorySource};
 
 use super::{IN_FLIGHT, RANGE, Voyage};
+use crate::harness::{Ferry, pattern};
 
 const SIZE: usize = 3_000_000;
 
@@ -70,24 +73,54 @@ async fn the_lost_answer_of_any_request_is_survived() {
     }
 }
 
+// Mutation: what a lane could not deliver is dropped instead of given back to the others (`Queue::give_back`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_is_lost_while_the_other_goes_on_or_all_die_together() {
+    // From 64 MiB on a file has several lanes.
+    for all in [false, true] {
+        let mut voyage = Voyage::new(Behaviour::default(), &[("large", 68_000_000)]).await;
+        voyage.ferry.tuning.range_size = 2 << 20;
+        voyage.ferry.tuning.backoff.attempts = 2;
+        if all {
+            let (server, writes) = (std::sync::Arc::downgrade(&voyage.server), AtomicU64::new(0));
+            voyage.server.on(move |operation| {
+                if operation.is_write() && writes.fetch_add(1, SeqCst) == 250 {
+                    let server = server.clone();
+                    std::thread::spawn(move || server.upgrade().map(|server| server.kill_connections()));
+                }
+                Verdict::Proceed
+            });
+        } else {
+            voyage.proxy.rule(Direction::ToServer, Counted::OnConnection(2), 8_000_000, Action::Cut(How::Rst));
+        }
+        voyage.run().await.unwrap();
+        voyage.assert_delivered(if all { "all lanes" } else { "one lane" });
+        assert!(voyage.proxy.accepted() >= 2, "it had one lane only");
+        let lanes = if all { 2 } else { 1 };
+        assert!(voyage.sent_again() <= lanes * (2 * (2 << 20) + IN_FLIGHT), "{} bytes sent again", voyage.sent_again());
+    }
+}
+
 // Pool. Mutation: `Seat::lost` does not put the other connections in doubt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_die_together_cost_no_file_its_tries() {
-    let mut voyage = voyage().await;
-    voyage.ferry.tuning.connections = Some(5);
-    let writes = AtomicU64::new(0);
-    let server = std::sync::Arc::downgrade(&voyage.server);
-    voyage.server.on(move |operation| {
-        if operation.is_write() && writes.fetch_add(1, SeqCst) == 20 {
-            let server = server.clone();
-            std::thread::spawn(move || server.upgrade().map(|server| server.kill_connections()));
+async fn idle_connections_that_died_cost_no_file_its_tries() {
+    for size in [1000, 2_000_000] {
+        let (source, destination) = (MemorySource::new(), MemoryDestination::new());
+        source.put("a", pattern(size));
+        let mut ferry = Ferry::new(std::sync::Arc::new(source.clone()), std::sync::Arc::new(destination.clone()), "/in");
+        (ferry.tuning.connections, ferry.tuning.range_size) = (Some(4), RANGE);
+        let (engine, _) = ferry.engine(&CancellationToken::new());
+        let mut seats = vec![engine.pool().seat().await.unwrap()];
+        while seats.len() < 4 {
+            let held: Vec<u64> = seats.iter().map(|seat| seat.id()).collect();
+            seats.push(engine.pool().another(&held).await.unwrap());
         }
-        Verdict::Proceed
-    });
-    voyage.ferry.tuning.backoff.attempts = 2;
-    voyage.run().await.unwrap();
-    voyage.assert_delivered("all connections killed at once");
-    assert!(voyage.sent_again() <= 5 * (2 * RANGE + IN_FLIGHT));
+        drop(seats);
+        destination.disconnect_all();
+        engine.run(ferry.feed(&["a"], engine.small_up_to()).await).await.unwrap();
+        assert!(ferry.records.kept(0).finished.is_some(), "{:?}", ferry.records.kept(0).failed);
+        assert!(destination.bytes("/in/a").as_deref() == source.bytes("a").as_deref());
+    }
 }
 
 // D2. Mutation: `stalled` never finds a stall.

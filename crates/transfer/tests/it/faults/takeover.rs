@@ -175,16 +175,18 @@ async fn a_restart_between_two_connections_of_one_file_is_noticed() {
     // With a hash of the server's own the loss would be found later, and everything sent again.
     let capabilities = Capabilities { hashes: Vec::new(), ..MemoryDestination::everything() };
     let (source, destination) = (MemorySource::new(), MemoryDestination::with_capabilities(capabilities));
-    source.put("a", pattern(SIZE));
+    // From 64 MiB on a file has several lanes.
+    const WIDE: usize = 68_000_000;
+    source.put("a", pattern(WIDE));
     let late = Arc::new(Late { inner: destination.clone(), connects: AtomicU64::new(0), now: Notify::new() });
     let mut ferry = Ferry::new(Arc::new(source.clone()), late.clone(), "/in");
-    (ferry.tuning.range_size, ferry.tuning.connections) = (256 << 10, Some(2));
-    ferry.tuning.bandwidth = Some(8 << 20);
+    (ferry.tuning.range_size, ferry.tuning.connections) = (1 << 20, Some(2));
+    ferry.tuning.bandwidth = Some(100 << 20);
     let meter = ferry.meter.clone();
     let restart = tokio::spawn({
         let destination = destination.clone();
         async move {
-            while meter.snapshot().bytes_done < SIZE as u64 / 4 {
+            while meter.snapshot().bytes_done < WIDE as u64 / 8 {
                 tokio::task::yield_now().await;
             }
             // The first connection finds out with its next write; the second never knew the old server.
