@@ -310,7 +310,8 @@ impl Sheet {
             // A resume looks at suspects before it counts them; forgetting them would send them again unseen.
             written: r.written.is_some(),
             proved: r.proved,
-            durable: r.durable,
+            // A suspect one is looked at again, not sent again.
+            durable: r.durable && !r.suspect,
         };
         Checkpoint {
             pin: pin.clone(),
@@ -437,6 +438,16 @@ mod tests {
         sheet.written(0);
         sheet.attempt_ended();
         assert_eq!(sheet.suspects().len(), 1, "neither missing nor suspect, nobody would finish it");
+    }
+
+    #[test]
+    fn a_suspect_range_is_still_one_to_look_at_for_the_next_process() {
+        let mut sheet = Sheet::new(200, 100, SET, true, true);
+        send(&mut sheet, 0);
+        sheet.connection_lost();
+        let resumed = Sheet::resume(&stored(&sheet), SET, true, true).unwrap();
+        assert_eq!(resumed.suspects().len(), 1);
+        assert_eq!(resumed.missing(), vec![1]);
     }
 
     #[test]
