@@ -73,14 +73,17 @@ pub async fn begin(
     let identity = identity(spec, destination);
     // Two commands started at the same moment must not both create a record.
     let door = format!("copy:{identity}");
-    let entered = acquire(store, &door, holder, now, &dead).await?;
+    let entered = LeaseGuard::from(&acquire(store, &door, None, holder, now, &dead).await?);
+    // Whoever was stopped inside the door for so long that another one went through it must not go on in there.
     let outcome = match unfinished(store, &identity).await {
-        Ok(Some(record)) => take(store, record, holder, now, &dead).await,
-        Ok(None) => create(store, spec, &identity, destination, holder, now).await,
+        Ok(Some(record)) => take_through(store, record, Some(&entered), holder, now, &dead).await,
+        Ok(None) => create(store, spec, &identity, destination, &entered, holder, now).await,
         Err(error) => Err(error),
     };
-    store.commit(Mutation::ReleaseLease { guard: LeaseGuard::from(&entered) }).await?;
-    outcome
+    match store.commit(Mutation::ReleaseLease { guard: entered }).await.map_err(Error::from) {
+        Err(error) if error.class != ErrorClass::LeaseLost => Err(error),
+        _ => outcome,
+    }
 }
 
 async fn unfinished(store: &Store, identity: &str) -> Result<Option<TransferRecord>> {
@@ -94,7 +97,15 @@ pub fn is_open(state: TransferState) -> bool {
     !matches!(state, TransferState::Completed | TransferState::Cancelled)
 }
 
-async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &str, holder: &Holder, now: Timestamp) -> Result<Held> {
+async fn create(
+    store: &Store,
+    spec: &CopySpec,
+    identity: &str,
+    destination: &str,
+    entered: &LeaseGuard,
+    holder: &Holder,
+    now: Timestamp,
+) -> Result<Held> {
     let id = new_id()?;
     let spec_text =
         serde_json::to_string(spec).map_err(|e| Error::new(ErrorClass::Internal, format!("the request cannot be stored: {e}")))?;
@@ -117,7 +128,11 @@ async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &st
         finished_at: None,
     };
     let claim = claim(&lease_name(&id), holder, now)?;
-    let batch = Batch::new().push(Mutation::CreateTransfer(record.clone())).push(Mutation::AcquireLease { claim, now, take_over: None });
+    let batch = Batch::new().guarded_by(entered.clone()).push(Mutation::CreateTransfer(record.clone())).push(Mutation::AcquireLease {
+        claim,
+        now,
+        take_over: None,
+    });
     let committed = store.commit(batch).await?;
     let lease = committed.leases.into_iter().next().ok_or_else(|| Error::new(ErrorClass::Internal, "the store gave no lease"))?;
     Ok(Held { record, lease, resumed: false })
@@ -125,7 +140,18 @@ async fn create(store: &Store, spec: &CopySpec, identity: &str, destination: &st
 
 /// Continues a transfer under a new epoch.
 pub async fn take(store: &Store, record: TransferRecord, holder: &Holder, now: Timestamp, dead: impl Fn(&Lease) -> bool) -> Result<Held> {
-    let lease = acquire(store, &lease_name(&record.id), holder, now, &dead).await?;
+    take_through(store, record, None, holder, now, &dead).await
+}
+
+async fn take_through(
+    store: &Store,
+    record: TransferRecord,
+    entered: Option<&LeaseGuard>,
+    holder: &Holder,
+    now: Timestamp,
+    dead: &impl Fn(&Lease) -> bool,
+) -> Result<Held> {
+    let lease = acquire(store, &lease_name(&record.id), entered, holder, now, dead).await?;
     let guard = LeaseGuard::from(&lease);
     let batch = Batch::new().guarded_by(guard).push(Mutation::SetTransferState {
         transfer: record.id.clone(),
@@ -141,9 +167,19 @@ pub async fn take(store: &Store, record: TransferRecord, holder: &Holder, now: T
     Ok(Held { record, lease, resumed: true })
 }
 
-async fn acquire(store: &Store, resource: &str, holder: &Holder, now: Timestamp, dead: &impl Fn(&Lease) -> bool) -> Result<Lease> {
+async fn acquire(
+    store: &Store,
+    resource: &str,
+    entered: Option<&LeaseGuard>,
+    holder: &Holder,
+    now: Timestamp,
+    dead: &impl Fn(&Lease) -> bool,
+) -> Result<Lease> {
     let claim = claim(resource, holder, now)?;
-    let ask = |take_over| Mutation::AcquireLease { claim: claim.clone(), now, take_over };
+    let ask = |take_over| {
+        let batch = entered.map_or_else(Batch::new, |guard| Batch::new().guarded_by(guard.clone()));
+        batch.push(Mutation::AcquireLease { claim: claim.clone(), now, take_over })
+    };
     let error = match store.commit(ask(None)).await {
         Ok(committed) => return first(committed),
         Err(error) => error,
@@ -235,5 +271,38 @@ impl Naming {
             Some(path) => Ok(path.clone()),
             None => RemotePath::resolve(&self.root, &self.template, &model::TemplateInput::new(key, &self.prefix, version, self.now)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Options, S3Settings, SshSettings};
+
+    fn holder(name: &str) -> Holder {
+        Holder { name: name.to_owned(), pid: 1, process_start: "boot:1".to_owned(), host: "here".to_owned(), lease: LEASE }
+    }
+
+    #[tokio::test]
+    async fn who_was_stopped_inside_the_door_begins_and_takes_nothing_any_more() {
+        let store = Store::open_in_memory().await.unwrap();
+        let (source, destination) = ("s3://b/p/".to_owned(), "file:///in/".to_owned());
+        let spec = CopySpec { source, destination, s3: S3Settings::default(), ssh: SshSettings::default(), options: Options::default() };
+        let (now, alive) = (Timestamp::now(), |_: &Lease| false);
+        let door = format!("copy:{}", identity(&spec, "d"));
+        let stopped = acquire(&store, &door, None, &holder("one"), now, &alive).await.unwrap();
+        let stopped = LeaseGuard::from(&stopped);
+
+        let later = now.checked_add(LEASE + SignedDuration::from_secs(1)).unwrap();
+        let second = begin(&store, &spec, "d", &holder("two"), later, alive).await.unwrap();
+        let late = create(&store, &spec, &identity(&spec, "d"), "d", &stopped, &holder("one"), now).await.unwrap_err();
+        assert_eq!(late.class, ErrorClass::LeaseLost);
+        end(&store, &second, TransferState::Completed, None, later).await.unwrap();
+        let late = take_through(&store, second.record.clone(), Some(&stopped), &holder("one"), now, &alive).await.unwrap_err();
+        assert_eq!(late.class, ErrorClass::LeaseLost);
+
+        let transfers = store.transfers(store::TransferQuery::default()).await.unwrap();
+        assert_eq!(transfers.iter().map(|t| t.state).collect::<Vec<_>>(), [TransferState::Completed]);
+        assert!(store.leases().await.unwrap().is_empty());
     }
 }

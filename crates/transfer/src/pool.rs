@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::error::chain;
@@ -19,6 +20,10 @@ const FAR: Duration = Duration::from_millis(10);
 /// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
 const NEAR_CONNECTIONS: usize = 2;
 const FAR_CONNECTIONS: usize = 4;
+/// The first wait after a refused connection while there is none; it doubles up to the last. Many files that miss the
+/// same server would otherwise spend the breaker's patience in a moment.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// So many files share a connection before another one is opened.
 const SPREAD: usize = 4;
 
@@ -48,6 +53,9 @@ struct State {
     proven: bool,
     next_id: u64,
     opened: u64,
+    /// Connections refused in a row while there was none, and when the next one may be tried.
+    refused: u32,
+    not_before: Option<Instant>,
     notes: Vec<String>,
     /// The login or the host was refused: nobody tries again, or the account would be locked.
     refused: Option<ErrorKind>,
@@ -235,6 +243,10 @@ impl Pool {
     async fn open(self: &Arc<Self>) -> Result<Seat> {
         // Counted down also when the caller is dropped half-way.
         let _counted = Opening { pool: self };
+        let not_before = self.lock().not_before;
+        if let Some(at) = not_before {
+            tokio::time::sleep_until(at).await;
+        }
         self.logins.before_connect().await?;
         let refused = self.lock().refused;
         if let Some(kind) = refused {
@@ -259,6 +271,8 @@ impl Pool {
                     state.notes.extend(connection.identity().notes.iter().cloned());
                 }
                 state.proven = true;
+                state.refused = 0;
+                state.not_before = None;
                 state.next_id += 1;
                 state.opened += 1;
                 let member = Arc::new(Member {
@@ -281,6 +295,10 @@ impl Pool {
                     state.target = live;
                     info!(granted = live, error = %chain(&error), "the server grants no more connections");
                     state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
+                }
+                if live == 0 {
+                    state.not_before = Some(Instant::now() + FIRST_WAIT.saturating_mul(1 << state.refused.min(8)).min(LONGEST_WAIT));
+                    state.refused += 1;
                 }
                 Err(error)
             }
