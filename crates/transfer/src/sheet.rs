@@ -307,7 +307,6 @@ impl Sheet {
     pub fn checkpoint(&self, pin: &Pin, temp: &RemotePath, attempt: u32, epoch: u32) -> Checkpoint {
         let stored = |r: &RangeState| StoredRange {
             crc: r.crc.unwrap_or_default(),
-            // A resume looks at suspects before it counts them; forgetting them would send them again unseen.
             written: r.written.is_some(),
             proved: r.proved,
             // A suspect one is looked at again, not sent again.
