@@ -53,8 +53,8 @@ struct State {
     proven: bool,
     next_id: u64,
     opened: u64,
-    /// Connections refused in a row while there was none, and when the next one may be tried.
-    refused: u32,
+    /// Connections that failed in a row while there was none, and when the next one may be tried.
+    misses: u32,
     not_before: Option<Instant>,
     notes: Vec<String>,
     /// The login or the host was refused: nobody tries again, or the account would be locked.
@@ -271,7 +271,7 @@ impl Pool {
                     state.notes.extend(connection.identity().notes.iter().cloned());
                 }
                 state.proven = true;
-                state.refused = 0;
+                state.misses = 0;
                 state.not_before = None;
                 state.next_id += 1;
                 state.opened += 1;
@@ -297,8 +297,8 @@ impl Pool {
                     state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
                 }
                 if live == 0 {
-                    state.not_before = Some(Instant::now() + FIRST_WAIT.saturating_mul(1 << state.refused.min(8)).min(LONGEST_WAIT));
-                    state.refused += 1;
+                    state.not_before = Some(Instant::now() + FIRST_WAIT.saturating_mul(1 << state.misses.min(8)).min(LONGEST_WAIT));
+                    state.misses += 1;
                 }
                 Err(error)
             }
