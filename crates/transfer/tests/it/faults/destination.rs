@@ -44,7 +44,7 @@ async fn no_credential_leaves_for_an_unknown_or_changed_host_key() {
     }
 }
 
-// C2. Mutation: a range counts as confirmed when it was sent, before the server acknowledged it.
+// C2. Mutation: the checkpoint stores suspect ranges as not written, so that a new process sends them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_with_answers_out_of_order_leaves_no_hole() {
     for (loss, new_process) in [(Loss::Nothing, false), (Loss::Nothing, true), (Loss::Gone, false), (Loss::Zeroed, true)] {

@@ -162,7 +162,7 @@ async fn a_small_file_survives_any_operation_broken_for_good() {
     broken_for_good(Course::new(100_000)).await;
 }
 
-// Mutation: `open_new` does not take its own name as opened when the answer to the first open was lost.
+// Mutation: `Sheet::attempt_ended` marks nothing; a range without its proof is then waited for without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_survives_any_operation_broken_once() {
     broken_once(Course { range_size: 512 << 10, ..Course::new(2_500_000) }).await;
