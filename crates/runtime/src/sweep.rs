@@ -16,8 +16,9 @@ const DIRECTORIES: usize = 200;
 /// Names read of one directory.
 pub const NAMES: usize = 100_000;
 
-/// What a lost lease may still cost after the end.
+/// What looking for leftovers may cost after the end.
 const PATIENCE: Duration = Duration::from_secs(20);
+const TRIES: u32 = 3;
 
 /// Whose leftovers are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,16 @@ pub enum Whose {
 }
 
 pub async fn after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine, options: &Options, naming: &Naming) {
-    let looked = try_after_run(whose, store, held, engine, options, naming);
+    let looked = async {
+        let mut tried = 1;
+        loop {
+            match try_after_run(whose, store, held, engine, options, naming).await {
+                // A completed transfer is not looked at again, so a cut line must not end this.
+                Err(error) if error.class.is_retryable() && tried < TRIES => tried += 1,
+                other => return other,
+            }
+        }
+    };
     match tokio::time::timeout(PATIENCE, looked).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -45,6 +55,10 @@ async fn try_after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine
     for directory in directories(store, id, &options.temp_name, &naming.root).await? {
         let entries = match connection.list(&directory, NAMES).await {
             Ok(entries) => entries,
+            Err(error) if error.is_connection_lost() => {
+                connection.lost();
+                return Err(error.into());
+            }
             Err(error) => {
                 debug!(%directory, error = %chain(&error), "cannot be listed");
                 continue;
@@ -62,7 +76,12 @@ async fn try_after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine
                 Whose::Own => parts.epoch != held.lease.epoch || file.is_some_and(|f| names(&f, &path)),
             };
             if !in_use {
-                connection.remove(&path).await?;
+                if let Err(error) = connection.remove(&path).await {
+                    if error.is_connection_lost() {
+                        connection.lost();
+                    }
+                    return Err(error.into());
+                }
                 debug!(%path, "removed a temporary file of an earlier run");
             }
         }

@@ -211,6 +211,8 @@ impl Work {
             Ok(0) => {}
             // What was sent already has left the reader; the next attempt reads it again.
             Ok(_) => self.fail(Error::new(ErrorKind::NetworkReset, "keep what was sent to", &self.temp)),
+            // Another look may have found everything already.
+            Err(_) if self.queue.is_closed() => {}
             Err(error) => self.fail(error),
         }
         if self.sheet().is_complete() {
