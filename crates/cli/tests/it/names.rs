@@ -120,7 +120,7 @@ async fn odd_names_arrive_byte_for_byte_at_every_destination() {
     }
 }
 
-// Mutation: a long name is cut (`model::path::check` without its length).
+// Mutation: a long name is cut to what fits (`RemotePath::join`).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_too_long_is_refused_and_never_cut() {
     let shop = shop().await;

@@ -11,47 +11,58 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Lists a bucket of a million keys until `pages` pages were asked for or the listing is over. Returns the highest
-/// resident size in bytes and the pages.
-fn memory_of_a_listing(shop: &Shop, pages: u64) -> (u64, u64) {
+/// A bucket of a million keys of 200 bytes.
+fn million(shop: &Shop) {
+    let prefix = "p".repeat(192);
+    shop.server.synthetic_bucket("million", 1_000_000, move |index| (format!("{prefix}/{index:07}"), index));
+}
+
+/// Lists that bucket until `pages` pages were asked for or the listing is over. Returns the highest resident size in
+/// bytes when an eighth of the pages was asked for and at the end, and the pages.
+fn memory_of_a_listing(shop: &Shop, pages: u64) -> (u64, u64, u64) {
     let mut command = shop.command(&["copy", "s3://million/", &shop.out(), "--dry-run"]);
     let output = std::fs::File::create(shop.home.path("output")).unwrap();
     let mut child = command.stdout(output).stderr(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
-    let mut highest = 0;
+    let (mut early, mut highest) = (0, 0);
     while child.try_wait().unwrap().is_none() {
+        let asked = shop.server.request_count();
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) {
             highest = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10;
         }
-        if shop.server.request_count() >= pages {
+        if asked <= pages / 8 {
+            early = highest;
+        }
+        if asked > pages {
             child.kill().unwrap();
         }
         assert!(begin.elapsed() < Duration::from_secs(300), "the listing does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
-    (highest, shop.server.request_count())
+    (early, highest, shop.server.request_count())
 }
 
 // Mutation: the dry run keeps every object (`dry_run::dry_run`), or the listing every page.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_listing_of_a_million_keys_takes_the_memory_of_a_few_pages() {
     let shop = shop().await;
-    shop.server.synthetic_bucket("million", 1_000_000, |index| (format!("some/longer/prefix/of/keys/{index:07}"), index));
-    let (highest, pages) = memory_of_a_listing(&shop, 40);
-    assert!(pages >= 40 && highest > 0);
+    million(&shop);
+    let (early, highest, pages) = memory_of_a_listing(&shop, 40);
+    assert!(pages > 40 && early > 0);
     assert!(highest < 64 * MIB, "{} MiB after {pages} pages", highest / MIB);
+    assert!(highest - early < 8 * MIB, "{} KiB at page 5 and {} KiB at page 40", early >> 10, highest >> 10);
 }
 
 // Mutation: as above.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "lists all of a million keys, which takes a minute"]
+#[ignore = "lists all of a million keys, which takes minutes"]
 async fn a_million_keys_to_the_end_take_less_than_64_mib() {
     let shop = shop().await;
-    shop.server.synthetic_bucket("million", 1_000_000, |index| (format!("some/longer/prefix/of/keys/{index:07}"), index));
-    let (highest, pages) = memory_of_a_listing(&shop, u64::MAX);
-    let line = std::fs::read_to_string(shop.home.path("output")).unwrap();
-    let plan: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    million(&shop);
+    let (_, highest, pages) = memory_of_a_listing(&shop, 1_000);
+    let lines = std::fs::read_to_string(shop.home.path("output")).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!((plan["files"].as_u64(), pages), (Some(1_000_000), 1_000));
     eprintln!("{:.1} MiB at most", highest as f64 / MIB as f64);
     assert!(highest < 64 * MIB, "{} MiB", highest / MIB);
@@ -127,7 +138,8 @@ async fn a_full_disk_for_the_records_stops_before_publishing_without_spinning_an
     assert_eq!(shop.files().len(), 1, "{:?}", shop.files().keys());
 }
 
-// Mutation: a manifest that cannot be stored is delivered as far as it came (`Manifest::flush`).
+// Mutation: none alone. With the failures of `Manifest::flush` and `complete` ignored, the next write of the records
+// still stops the run before anything is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_too_small_for_the_manifest_sends_nothing_and_goes_on_when_there_is_room() {
     let shop = shop().await;

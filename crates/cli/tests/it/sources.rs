@@ -36,7 +36,8 @@ fn interrupt(shop: &Shop) {
     let stalled = Fault::new(Effect::Stall { after: 0, duration: None }).on_get().key("a").range_start(9 * RANGE);
     let stalled = shop.server.faults().add(stalled);
     let child = shop.start(shop.command(&["copy", "s3://b/a", &shop.out(), "--chunk-size", "1M"]));
-    wait_until("the ninth range", || stalled.hits() > 0 && shop.server.bytes_served("a") >= 9 * RANGE);
+    let written = || std::fs::read_dir(shop.home.path("out")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum::<u64>();
+    wait_until("the ninth range", || stalled.hits() > 0 && written() >= 9 * RANGE);
     signal(child.id(), "INT");
     let ran = ended(child);
     assert_eq!(ran.code, 130, "{}", ran.err);
@@ -73,7 +74,8 @@ async fn an_interrupted_copy_is_resumed_without_reading_what_was_confirmed() {
     let ran = shop.run(&["resume"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(shop.files()[&b"a"[..]] == content.bytes() && shop.files().len() == 1);
-    assert!(shop.server.bytes_served("a") <= LARGE - 9 * RANGE, "{}", shop.server.bytes_served("a"));
+    // Two ranges may have been written and not yet confirmed.
+    assert!(shop.server.bytes_served("a") <= LARGE - 7 * RANGE, "{}", shop.server.bytes_served("a"));
     assert_eq!(ran.summary()["delivered"], 1);
 }
 
