@@ -10,7 +10,7 @@ mod stage;
 mod strike;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
@@ -126,7 +126,7 @@ async fn all() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn one(seed: u64, s3: &Arc<S3Server>, collections: &[Arc<Collection>], program: &PathBuf) -> Scene {
+async fn one(seed: u64, s3: &Arc<S3Server>, collections: &[Arc<Collection>], program: &Path) -> Scene {
     let mut scene = Scene::new(seed);
     if let Err(error) = scene.play(s3, collections, program).await {
         scene.violations.push(format!("the scene could not be played: {error:#}"));

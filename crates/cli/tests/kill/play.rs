@@ -129,7 +129,7 @@ impl Scene {
             threshold += more;
             // Every other cut falls in the middle of a packet.
             if let Strike::Cut(_, direction, how) = strike
-                && more % 2 == 0
+                && more.is_multiple_of(2)
             {
                 at_byte = true;
                 stage.cut_at(direction, how, if direction == Direction::ToServer { more } else { more / 4 });

@@ -424,8 +424,8 @@ impl Running {
 
     pub fn summary(&self) -> Option<serde_json::Value> {
         let text = std::fs::read_to_string(&self.out).ok()?;
-        let objects = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        objects.filter(|o| o["type"] == "summary").last()
+        let mut objects = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        objects.rfind(|o| o["type"] == "summary")
     }
 }
 
