@@ -20,9 +20,6 @@ mod signals;
 mod trouble;
 mod yaml;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 use std::ffi::OsString;
 use std::process::ExitCode;
 

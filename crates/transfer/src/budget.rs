@@ -7,7 +7,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Permits are counted in this unit, so that a budget of many GiB fits a semaphore.
 const UNIT: u64 = 4096;
-/// Read-back draws from its own share: a range in memory may wait for a block, never a block for a range.
+/// Ranges may fill this part of the budget…
+const RANGE_SHARE: u64 = 2;
+/// …and read-back has its own: a range in memory may wait for a block, never a block for a range. What is left over
+/// is for packets between us and the network, of which every connection holds about 2 MiB twice.
 const BLOCK_SHARE: u64 = 8;
 
 #[derive(Debug, Clone)]
@@ -27,7 +30,7 @@ pub struct Reserved {
 impl Budget {
     pub fn new(total: u64) -> Self {
         let block_bytes = (total / BLOCK_SHARE).max(UNIT * 64);
-        let range_bytes = total.saturating_sub(block_bytes).max(UNIT * 64);
+        let range_bytes = (total / RANGE_SHARE).max(UNIT * 64);
         let semaphore = |bytes: u64| Arc::new(Semaphore::new(bytes.div_ceil(UNIT) as usize));
         Self { ranges: semaphore(range_bytes), blocks: semaphore(block_bytes), range_bytes, block_bytes }
     }
@@ -86,8 +89,8 @@ mod tests {
     #[test]
     fn ranges_shrink_to_four_mib_before_parallelism_does() {
         let budget = Budget::new(32 << 20);
-        assert_eq!(range_size(10 << 20, &budget, 2), 10 << 20);
-        assert_eq!(range_size(10 << 20, &budget, 5), budget.range_bytes() / 5 / (128 << 10) * (128 << 10));
+        assert_eq!(range_size(10 << 20, &budget, 1), 10 << 20);
+        assert_eq!(range_size(10 << 20, &budget, 3), (16 << 20) / 3 / (128 << 10) * (128 << 10));
         assert_eq!(range_size(10 << 20, &budget, 25), 4 << 20);
         assert_eq!(range_size(1 << 20, &budget, 25), 1 << 20);
     }
