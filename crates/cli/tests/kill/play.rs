@@ -21,9 +21,9 @@ use crate::strike::{Moment, Strike};
 const LIMIT: Duration = Duration::from_secs(90);
 /// Runs until the copy must have succeeded; an open breaker may ask for a minute's patience.
 const PATIENCE: Duration = Duration::from_secs(150);
-/// What one interruption may cost: what was read and not yet confirmed (the byte budget), two connections' packets in
-/// flight. Confirmed ranges are checkpointed at once, so that the 16 MiB a connection that are allowed are not used.
-const IN_FLIGHT: u64 = (32 << 20) + 2 * (2 << 20);
+/// What one interruption may cost, as the promise has it: one checkpoint interval for each of two connections, their
+/// packets in flight, and what was read and not yet confirmed (the byte budget).
+const IN_FLIGHT: u64 = 2 * (16 << 20) + 2 * (2 << 20) + (32 << 20);
 /// Exit codes that ask for another run.
 const AGAIN: [i32; 2] = [5, 6];
 const HARMLESS: [&str; 6] =
