@@ -16,15 +16,15 @@ use crate::{Error, ErrorKind, Result, Subject};
 impl Inner {
     /// Reads a range, with up to three attempts. The error of the last one is final for this file.
     pub(super) async fn read_range(&self, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
-        self.from_source(|| self.setup.source.read(pin, range.clone())).await
+        self.ask_source(|| self.setup.source.read(pin, range.clone())).await
     }
 
     /// Looks at the source object as it is now.
     pub(super) async fn look_at(&self, pin: &Pin) -> Result<Pin> {
-        self.from_source(|| self.setup.source.pin(&pin.key, pin.version.as_deref())).await
+        self.ask_source(|| self.setup.source.pin(&pin.key, pin.version.as_deref())).await
     }
 
-    async fn from_source<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+    async fn ask_source<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
         let mut patience = Patience::new(self.setup.tuning.backoff);
         loop {
             match ask().await {

@@ -1,7 +1,7 @@
 //! Files of more than one range: one reader brings ranges in order, several lanes write them at their offsets, proof
 //! runs behind the write on the same handle, and the sheet remembers what is where.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ const HANDS_PER_LANE: usize = 2;
 /// again after a lost connection.
 const SYNC_BYTES: u64 = 256 << 20;
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+/// Confirmed data that no stored checkpoint knows yet, per lane; what a kill costs beside what is in flight.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
 const SYNC_LOOK: Duration = Duration::from_millis(250);
 
 /// What the reader, the lanes and the keeper of one file share.
@@ -48,6 +51,11 @@ pub(super) struct Work {
     error: Mutex<Option<Error>>,
     lanes: Mutex<Vec<Arc<Lane>>>,
     bytes_sent: AtomicU64,
+    /// Of these, how many a stored checkpoint knows; `kept` tells of more.
+    bytes_kept: AtomicU64,
+    kept: Notify,
+    /// A stored record names the temporary file, or may.
+    recorded: AtomicBool,
 }
 
 /// An open handle on one connection.
@@ -159,6 +167,7 @@ impl Work {
     async fn carry(&self, lane: &Lane, parcel: &mut Parcel) -> Result<()> {
         let length = parcel.data.len() as u64;
         if !parcel.written {
+            self.wait_for_checkpoint().await;
             let limiter = &self.engine.limiter;
             if limiter.is_limited() {
                 for at in (0..parcel.data.len()).step_by(LIMITED_BLOCK) {
@@ -237,11 +246,43 @@ impl Work {
     }
 
     async fn checkpoint(&self) -> Result<()> {
+        let sent = self.bytes_sent.load(Relaxed);
         let (checkpoint, done) = {
             let sheet = self.sheet();
             (sheet.checkpoint(&self.pin, &self.temp, self.attempt, self.engine.setup.epoch), sheet.confirmed_bytes())
         };
-        self.engine.setup.ledger.checkpoint(self.number, &checkpoint, done).await
+        // Also if the answer is never heard.
+        let before = self.recorded.swap(true, Relaxed);
+        let outcome = self.engine.setup.ledger.checkpoint(self.number, &checkpoint, done).await;
+        match &outcome {
+            Ok(()) => {
+                self.bytes_kept.fetch_max(sent, Relaxed);
+                self.kept.notify_waiters();
+            }
+            Err(error) if error.kind == ErrorKind::LeaseLost => self.recorded.store(before, Relaxed),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Data waits for its checkpoints, so that a kill costs no more than one interval per lane. A store that cannot
+    /// write slows the file down and does not stop it.
+    async fn wait_for_checkpoint(&self) {
+        let lanes = self.lanes.lock().expect("no panic while holding the lock").len().max(1) as u64;
+        let waiting = async {
+            loop {
+                let kept = self.kept.notified();
+                let ahead = self.bytes_sent.load(Relaxed).saturating_sub(self.bytes_kept.load(Relaxed));
+                if ahead <= CHECKPOINT_BYTES * lanes {
+                    return;
+                }
+                self.dirty.notify_one();
+                kept.await;
+            }
+        };
+        if tokio::time::timeout(CHECKPOINT_WAIT, waiting).await.is_err() {
+            debug!(file = %self.number, "checkpoints are late");
+        }
     }
 
     /// Asks for a sync often enough that little has to be looked at again after a lost connection.
@@ -280,9 +321,11 @@ impl FileRun {
             error: Mutex::new(None),
             lanes: Mutex::new(Vec::new()),
             bytes_sent: AtomicU64::new(0),
+            bytes_kept: AtomicU64::new(0),
+            kept: Notify::new(),
+            recorded: AtomicBool::new(self.recorded),
             engine,
         });
-        self.recorded = true;
         let outcome = self.run_lanes(&work, first, plan, capabilities).await;
         self.bytes_sent += work.bytes_sent.load(Relaxed);
         // All tasks that held the work are gone or aborted; what they knew is in the sheet.
@@ -300,6 +343,7 @@ impl FileRun {
         {
             warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved");
         }
+        self.recorded = work.recorded.load(Relaxed);
         let placeholder = Sheet::new(0, 1, model::DigestSet { sha256: false, md5: false }, false, false);
         self.sheet = Some(std::mem::replace(&mut *work.sheet(), placeholder));
         outcome
