@@ -59,7 +59,7 @@ pub async fn copy(
         Err(error) => return Err(error.into()),
     };
     let run = Run { place, spec: &spec, source, destination, naming, chooser, store, events, control };
-    Ok(run.to_the_end(held, true).await)
+    Ok(run.carry_out(held, true).await)
 }
 
 /// Continues interrupted transfers as they were asked for; `None` is every unfinished one.
@@ -103,7 +103,7 @@ pub async fn resume(
             events: events.clone(),
             control: control.clone(),
         };
-        summaries.push(run.to_the_end(held, !listed).await);
+        summaries.push(run.carry_out(held, !listed).await);
     }
     Ok(summaries)
 }
@@ -131,7 +131,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Runs a held transfer and records how it ended. Never an error: what went wrong is in the summary.
-    async fn to_the_end(self, held: Held, list: bool) -> Summary {
+    async fn carry_out(self, held: Held, list: bool) -> Summary {
         let begun = Instant::now();
         let stop = self.control.stop.child_token();
         let mut background = JoinSet::new();
