@@ -10,7 +10,9 @@ const STEPS: &[&str] = &[include_str!("schema_1.sql")];
 
 /// Refuses, without writing, a file of a newer version or of another program.
 pub(super) fn check(connection: &Connection) -> Result<()> {
-    check_against(connection, STEPS.len())
+    // One snapshot: between two looks another process may create the tables and leave its mark.
+    let snapshot = connection.unchecked_transaction()?;
+    check_against(&snapshot, STEPS.len())
 }
 
 fn check_against(connection: &Connection, newest: usize) -> Result<()> {
