@@ -260,6 +260,11 @@ impl Session {
         self.shared.table().lost.is_some()
     }
 
+    /// Why the session is over.
+    pub fn lost(&self) -> Lost {
+        self.shared.lost()
+    }
+
     /// One request and its answer.
     pub async fn call(&self, request: Request<'_>) -> Result<Reply, Lost> {
         let permit = self.permit(&self.shared.requests, 1).await?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use model::RemotePath;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::{EOF, Failure};
@@ -77,9 +78,14 @@ impl SftpWriter {
             let piece = data.split_to(length);
             waiting.push_back(self.session.submit(&Request::Write { handle: &self.handle, offset, data: piece }, Some(room))?);
             offset += length as u64;
-            while let Some(Ok(reply)) = waiting.front_mut().map(oneshot::Receiver::try_recv) {
+            while let Some(answered) = waiting.front_mut().map(oneshot::Receiver::try_recv) {
+                match answered {
+                    Ok(reply) => outcome = outcome.and(self.session.expect_ok(reply)),
+                    Err(TryRecvError::Empty) => break,
+                    // The session is over, and with it every packet of this call.
+                    Err(TryRecvError::Closed) => return Err(self.session.lost().into()),
+                }
                 waiting.pop_front();
-                outcome = outcome.and(self.session.expect_ok(reply));
             }
         }
         for receiver in waiting {
