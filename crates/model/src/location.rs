@@ -1,4 +1,5 @@
-//! The URLs of the command line: `s3://BUCKET/KEY`, `sftp://[USER[:PASS]@]HOST[:PORT]/PATH`, `file:///PATH`.
+//! The URLs of the command line: `s3://BUCKET/KEY`, `sftp://[USER[:PASS]@]HOST[:PORT]/PATH` (also `ftp`, `ftpes`,
+//! `ftps`), `file:///PATH`.
 //! User and password are percent-decoded; paths and keys are taken as they stand.
 
 use std::fmt;
@@ -11,6 +12,12 @@ use crate::{NameError, RemotePath};
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Sftp,
+    /// FTP in clear text.
+    Ftp,
+    /// FTP that turns to TLS before the login (AUTH TLS, RFC 4217): explicit FTPS.
+    Ftpes,
+    /// FTP inside TLS from the first byte: implicit FTPS.
+    Ftps,
     File,
     Memory,
 }
@@ -19,6 +26,9 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sftp => "sftp",
+            Self::Ftp => "ftp",
+            Self::Ftpes => "ftpes",
+            Self::Ftps => "ftps",
             Self::File => "file",
             Self::Memory => "memory",
         }
@@ -27,6 +37,8 @@ impl Protocol {
     pub fn default_port(self) -> u16 {
         match self {
             Self::Sftp => 22,
+            Self::Ftp | Self::Ftpes => 21,
+            Self::Ftps => 990,
             Self::File | Self::Memory => 0,
         }
     }
@@ -110,7 +122,7 @@ pub enum Location {
 pub enum LocationError {
     #[error("{0:?} is not a URL; write s3://BUCKET/KEY, sftp://USER@HOST/PATH or file:///PATH")]
     NotUrl(String),
-    #[error("{scheme}:// is not a protocol of this version; it speaks s3, sftp and file")]
+    #[error("{scheme}:// is not a protocol of this version; it speaks s3, sftp, ftp, ftpes (explicit TLS), ftps (implicit TLS) and file")]
     Scheme { scheme: String },
     #[error("{0} has no bucket name; write s3://BUCKET/KEY")]
     NoBucket(String),
@@ -146,6 +158,9 @@ impl Location {
                 Ok(Self::File { path: RemotePath::from_user(rest)?, directory: rest.ends_with('/') })
             }
             "sftp" => Self::server(Protocol::Sftp, url, rest),
+            "ftp" => Self::server(Protocol::Ftp, url, rest),
+            "ftpes" | "ftp+tls" => Self::server(Protocol::Ftpes, url, rest),
+            "ftps" => Self::server(Protocol::Ftps, url, rest),
             other => Err(LocationError::Scheme { scheme: other.to_owned() }),
         }
     }

@@ -15,6 +15,9 @@ pub struct Capabilities {
     pub offset_writes: bool,
     /// A write's `Ok` means that the server has confirmed these bytes. Otherwise only `Writer::close` tells.
     pub confirms_writes: bool,
+    /// A stream that was cut can be continued at an offset up to the size of the file (`OpenMode::Continue`). Only asked
+    /// where `offset_writes` is false; what a server promises here is tried before the engine counts on it.
+    pub continues: bool,
     /// Written bytes can be read again through the connection (write-only directories cannot).
     pub read: bool,
     /// `Writer::sync` makes bytes survive a crash of the server.
@@ -84,6 +87,9 @@ pub enum OpenMode {
     Existing,
     /// Create or empty: only for publishing in place, when the user chose that.
     Truncate,
+    /// Open what is there and go on writing at this offset, which is not beyond its end. Only where
+    /// `Capabilities::continues`; a refusal is `dest_protocol` or `dest_denied`, a missing file `dest_dir_missing`.
+    Continue(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +190,14 @@ pub trait Writer: Send + Sync + std::fmt::Debug {
     /// Sets modification time and permission bits of the open file.
     async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()>;
 
-    /// Late write errors appear here; a file is complete only after `Ok`. Dropping a writer without this abandons it.
+    /// Ends the stream of written bytes and returns when the server has said that it has them all; nothing can be written
+    /// afterwards. Where every write is confirmed there is nothing to end. Reading, `size` and `set_attributes` end a
+    /// stream too, for they need the line that it occupies.
+    async fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Late write errors appear here; a file is complete only after `Ok`. Dropping a writer without this
+    /// abandons it: a stream is then cut so that the server does not take it for whole.
     async fn close(&self) -> Result<()>;
 }

@@ -8,6 +8,7 @@ pub mod destination;
 pub mod digest;
 pub mod engine;
 pub mod error;
+pub mod ftp;
 pub mod limit;
 pub mod local;
 pub mod memory;

@@ -115,6 +115,7 @@ mod tests {
         Capabilities {
             offset_writes: true,
             confirms_writes: true,
+            continues: false,
             read: true,
             sync: true,
             no_clobber: NoClobber::Atomic,

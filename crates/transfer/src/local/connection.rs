@@ -60,6 +60,7 @@ impl Connector for LocalConnector {
             capabilities: Capabilities {
                 offset_writes: true,
                 confirms_writes: true,
+                continues: false,
                 read: true,
                 sync: true,
                 no_clobber,
@@ -227,7 +228,7 @@ impl Connection for LocalConnection {
         let flags = match options.mode {
             OpenMode::CreateNew => access | OFlags::CREATE | OFlags::EXCL,
             // Our own temporary file is never a link.
-            OpenMode::Existing => access | OFlags::NOFOLLOW,
+            OpenMode::Existing | OpenMode::Continue(_) => access | OFlags::NOFOLLOW,
             OpenMode::Truncate => access | OFlags::CREATE | OFlags::TRUNC,
         };
         let file = self

@@ -88,6 +88,7 @@ impl MemoryDestination {
         Capabilities {
             offset_writes: true,
             confirms_writes: true,
+            continues: false,
             read: true,
             sync: true,
             no_clobber: NoClobber::Atomic,
@@ -359,8 +360,20 @@ impl Connection for MemoryConnection {
         let existing = state.files.get(&name).cloned();
         let node = match (options.mode, existing) {
             (OpenMode::CreateNew, Some(_)) => return Err(refused(ErrorKind::DestExists, "open", path, "the name is taken")),
-            (OpenMode::Existing, Some(node)) => node,
-            (OpenMode::Existing, None) => return Err(refused(ErrorKind::DestDirMissing, "open", path, "there is no such file")),
+            (OpenMode::Continue(_), Some(_)) if !self.capabilities.offset_writes && !self.capabilities.continues => {
+                return Err(refused(ErrorKind::DestDenied, "open", path, "this server does not continue files"));
+            }
+            (OpenMode::Continue(at), Some(node)) if !self.capabilities.offset_writes => {
+                let mut content = lock(&node);
+                if at > content.now.size() {
+                    return Err(refused(ErrorKind::DestProtocol, "open", path, "the offset is beyond the end"));
+                }
+                content.now.truncate(at);
+                drop(content);
+                node
+            }
+            (OpenMode::Existing | OpenMode::Continue(_), Some(node)) => node,
+            (OpenMode::Existing | OpenMode::Continue(_), None) => return Err(refused(ErrorKind::DestDirMissing, "open", path, "there is no such file")),
             (OpenMode::Truncate, Some(node)) => {
                 lock(&node).now = Default::default();
                 node

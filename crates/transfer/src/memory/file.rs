@@ -40,6 +40,15 @@ impl Contents {
         }
     }
 
+    pub fn truncate(&mut self, size: u64) {
+        let last = size / BLOCK;
+        self.blocks.retain(|number, _| *number < last || *number == last && size % BLOCK != 0);
+        if let Some(block) = self.blocks.get_mut(&last) {
+            Arc::make_mut(block).truncate((size % BLOCK) as usize);
+        }
+        self.size = self.size.min(size);
+    }
+
     pub fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let end = self.size.min(offset.saturating_add(length as u64));
         let mut out = vec![0; end.saturating_sub(offset) as usize];

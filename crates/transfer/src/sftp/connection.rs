@@ -113,6 +113,7 @@ impl SftpConnection {
         let capabilities = Capabilities {
             offset_writes: true,
             confirms_writes: true,
+            continues: false,
             read: true,
             sync: version.fsync,
             no_clobber: if openssh { NoClobber::Atomic } else { NoClobber::Checked },
@@ -257,7 +258,8 @@ impl Connection for SftpConnection {
         let read = if options.read { wire::READ } else { 0 };
         let (mode, permissions) = match options.mode {
             OpenMode::CreateNew => (wire::CREATE | wire::EXCLUSIVE, options.permissions),
-            OpenMode::Existing => (0, None),
+            // Offsets may be written anyway.
+            OpenMode::Existing | OpenMode::Continue(_) => (0, None),
             OpenMode::Truncate => (wire::CREATE | wire::TRUNCATE, options.permissions),
         };
         self.open_file(path, wire::WRITE | read | mode, permissions).await

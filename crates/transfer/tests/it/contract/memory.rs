@@ -18,6 +18,7 @@ pub fn set_ups() -> Vec<SetUp> {
             Capabilities {
                 offset_writes: false,
                 confirms_writes: false,
+                continues: true,
                 sync: false,
                 no_clobber: NoClobber::Unsupported,
                 multiplex: 1,
