@@ -96,13 +96,10 @@ fn bare(line: &[u8]) -> Option<&[u8]> {
     (line.len() <= MAX_LINE && !line.contains(&b'\n')).then_some(line)
 }
 
-/// Facts end at the first `; `. Where that does not give sound facts, the server may have left out the last `;`: then
+/// A line without any fact says nothing that a caller could act on. Facts end at the first `; `. Where that does not give sound facts, the server may have left out the last `;`: then
 /// they end at the first space.
 fn split_facts(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = |at: usize| (&line[..at], &line[at + 1..]);
-    if line.first() == Some(&b' ') {
-        return Some(end(0)).filter(|(_, name)| !name.is_empty());
-    }
     let regular = line.windows(2).position(|pair| pair == b"; ").map(|at| at + 1);
     let lenient = line.iter().position(|b| *b == b' ');
     let (facts, name) = [regular, lenient].into_iter().flatten().map(end).find(|(facts, _)| is_sound(facts))?;

@@ -77,9 +77,18 @@ fn damaged_facts_lose_the_fact_and_text_is_no_entry() {
     let listed = facts(b"type=file;size=18446744073709551616;modify=20261341000000; a").unwrap();
     assert_eq!((listed.size, listed.modified, listed.kind), (None, None, Kind::File));
     assert_eq!(facts(b"type=file;size=-1; a").unwrap().size, None);
-    assert_eq!(facts(b" a").unwrap().kind, Kind::Other);
-    for line in ["", " ", "type=file;", "type=file; ", "250 End of list", "-rw-r--r-- 1 a b 5 Nov 20 12:00 x", "type=file; a\ntype=file; b"]
-    {
+    assert_eq!(facts(b"size=3; a").unwrap().kind, Kind::Other);
+    for line in [
+        "",
+        " ",
+        " a",
+        "  a",
+        "type=file;",
+        "type=file; ",
+        "250 End of list",
+        "-rw-r--r-- 1 a b 5 Nov 20 12:00 x",
+        "type=file; a\ntype=file; b",
+    ] {
         assert_eq!(facts(line.as_bytes()), None, "{line:?}");
     }
     assert_eq!(facts(&[b"type=file; ".as_slice(), &[b'x'; MAX_LINE]].concat()), None);
