@@ -3,6 +3,7 @@
 
 mod cli;
 mod faults;
+mod ftp;
 mod http;
 mod logins;
 mod proxy;
