@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 
 from OpenSSL import SSL
@@ -47,6 +48,14 @@ def permissions():
     return letters
 
 
+def become_the_account():
+    if settings["account"]:
+        user, group = settings["account"]
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+
+
 def main():
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     tls = settings["certificate"] is not None
@@ -71,6 +80,8 @@ def main():
         del Handler.proto_cmds["SIZE"]
     Handler.authorizer.add_user(settings["user"], settings["password"], settings["root"], perm=permissions())
     server = FTPServer((settings["host"], settings["port"]), Handler)
+    # Only now: Python itself may lie where only root gets to, and loads some of its parts late.
+    become_the_account()
     server.max_cons_per_ip = settings["max_per_ip"] or 0
     server.serve_forever()
 

@@ -44,6 +44,7 @@ struct Account {
     name: String,
     user: u32,
     group: u32,
+    group_name: String,
     /// We are root and must become somebody else.
     other: bool,
 }
@@ -65,6 +66,19 @@ impl Site<'_> {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         self.account.give(path)
+    }
+
+    /// A file of an unpacked server, where the server's user can reach it: the clone may lie in somebody's closed home.
+    fn reachable(&self, path: &str) -> anyhow::Result<PathBuf> {
+        let path = installed(path)?;
+        let open = |above: &Path| above.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+        if !self.account.other || path.ancestors().skip(1).all(open) {
+            return Ok(path);
+        }
+        let copy = self.home.join(path.file_name().context("a file")?);
+        std::fs::copy(&path, &copy).with_context(|| format!("copy {}", path.display()))?;
+        std::fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+        Ok(copy)
     }
 
     /// For programs that leave the choice of a TLS version to OpenSSL.
@@ -92,7 +106,10 @@ impl Account {
         let wanted = |fields: &Vec<&str>| fields.len() > 3 && if own.is_root() { fields[0] == TEST_USER } else { fields[2] == own_id };
         let fields = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(wanted);
         let fields = fields.with_context(|| format!("no account to run FTP servers as: make the user {TEST_USER} with `make setup`"))?;
-        Ok(Self { name: fields[0].to_owned(), user: fields[2].parse()?, group: fields[3].parse()?, other: own.is_root() })
+        let groups = std::fs::read_to_string("/etc/group")?;
+        let mut groups = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let group_name = groups.find(|group| group.get(2) == Some(&fields[3])).context("the account's group has no name")?[0].to_owned();
+        Ok(Self { name: fields[0].to_owned(), user: fields[2].parse()?, group: fields[3].parse()?, group_name, other: own.is_root() })
     }
 
     fn give(&self, path: &Path) -> anyhow::Result<()> {
@@ -162,7 +179,8 @@ impl FtpServer {
                 FtpProgram::Pyftpdlib => pyftpdlib::command(&site, &options)?,
             };
             command.current_dir(home.path());
-            if account.other && program != FtpProgram::PureFtpd {
+            // Pure-FTPd must begin as root; Python may lie where only root gets to, and changes the user itself.
+            if account.other && matches!(program, FtpProgram::Vsftpd | FtpProgram::Proftpd) {
                 command.uid(account.user).gid(account.group);
             }
             site.write(&home.path().join("log"), "")?;

@@ -2,12 +2,16 @@
 
 use std::process::Command;
 
+use anyhow::Context;
+
 use super::options::{FtpSecurity, FtpServerOptions, FtpTlsVersion};
-use super::{PASSWORD_HASH, Site, USER, installed};
+use super::{PASSWORD_HASH, Site, USER};
 
 pub(super) fn command(site: &Site<'_>, options: &FtpServerOptions) -> anyhow::Result<Command> {
-    let program = installed("proftpd/usr/sbin/proftpd")?;
-    let modules = installed("proftpd/usr/lib/proftpd")?;
+    let program = site.reachable("proftpd/usr/sbin/proftpd")?;
+    let module = site.reachable("proftpd/usr/lib/proftpd/mod_tls.so")?;
+    site.reachable("proftpd/usr/lib/proftpd/mod_digest.so")?;
+    let modules = module.parent().context("a file is in a directory")?;
     let account = site.account;
     let root = site.root.display();
     site.write(&site.home.join("users"), &format!("{USER}:{PASSWORD_HASH}:{}:{}::{root}:/bin/sh\n", account.user, account.group))?;
@@ -31,7 +35,7 @@ fn configuration(site: &Site<'_>, options: &FtpServerOptions, modules: &str) -> 
         format!("Port {}", site.address.port()),
         format!("PassivePorts {first} {last}"),
         format!("User {}", account.name),
-        format!("Group #{}", account.group),
+        format!("Group {}", account.group_name),
         format!("AuthUserFile {home}/users"),
         format!("ScoreboardFile {home}/scoreboard"),
         format!("PidFile {home}/pid"),

@@ -23,6 +23,7 @@ pub(super) fn command(site: &Site<'_>, options: &FtpServerOptions) -> anyhow::Re
         "passive": [site.passive.start(), site.passive.end()],
         "user": USER,
         "password": PASSWORD,
+        "account": site.account.other.then_some([site.account.user, site.account.group]),
         "root": site.root.display().to_string(),
         "certificate": site.certificate.map(|certificate| certificate.both.display().to_string()),
         "authority": site.authority.display().to_string(),

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::Site;
 use super::options::{FtpSecurity, FtpServerOptions};
-use super::{Site, installed};
 
 pub(super) const USER: &str = "anonymous";
 
 pub(super) fn command(site: &Site<'_>, options: &FtpServerOptions) -> anyhow::Result<Command> {
-    let program = installed("vsftpd/usr/sbin/vsftpd")?;
+    let program = site.reachable("vsftpd/usr/sbin/vsftpd")?;
     let file = site.home.join("vsftpd.conf");
     let passwords = site.home.join("passwords");
     site.write(&passwords, &format!("{}\n", super::PASSWORD))?;
