@@ -134,9 +134,14 @@ pub async fn start(program: FtpProgram, options: FtpServerOptions) -> Option<Ftp
 }
 
 pub async fn visit(server: &FtpServer) -> anyhow::Result<Visitor> {
+    visit_at(server, server.address()).await
+}
+
+/// Through whatever leads to the server from this address.
+pub async fn visit_at(server: &FtpServer, address: SocketAddr) -> anyhow::Result<Visitor> {
     let options = server.options();
     let tls = options.tls().then(|| trusting(server.certificates(), options.client_certificate_required)).transpose()?;
-    let mut visitor = Visitor::connect(server.address(), options.security, tls).await?;
+    let mut visitor = Visitor::connect(address, options.security, tls).await?;
     visitor.log_in(server.user(), server.password()).await?;
     Ok(visitor)
 }

@@ -6,6 +6,7 @@ mod faults;
 mod ftp;
 mod http;
 mod logins;
+mod mirror;
 mod proxy;
 mod raw;
 mod real;
