@@ -291,6 +291,17 @@ async fn a_killed_server_is_gone_and_starts_again_with_its_files() {
 }
 
 #[tokio::test]
+async fn a_given_directory_takes_the_files() {
+    for program in FtpProgram::ALL {
+        let root = tempfile::tempdir().unwrap();
+        let options = FtpServerOptions { root: Some(root.path().to_owned()), ..FtpServerOptions::default() };
+        let Some(server) = start(program, options).await else { continue };
+        visit(&server).await.unwrap().store("a", b"here").await.unwrap();
+        assert_eq!(std::fs::read(root.path().join("a")).unwrap(), b"here", "{}", program.name());
+    }
+}
+
+#[tokio::test]
 async fn killed_sessions_leave_a_server_that_goes_on() {
     for program in [FtpProgram::Vsftpd, FtpProgram::Proftpd, FtpProgram::PureFtpd] {
         let Some(mut server) = start(program, FtpServerOptions::default()).await else { continue };
