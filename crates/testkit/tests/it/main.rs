@@ -3,6 +3,8 @@
 
 mod cli;
 mod faults;
+mod ftp_raw;
+mod ftp_sandbox;
 mod http;
 mod logins;
 mod proxy;
