@@ -37,7 +37,9 @@ pub(super) fn refused(error: &io::Error) -> Vec<u8> {
 impl Session {
     /// Does it. `steps` take the place of the transfer where there is one.
     pub async fn perform(&mut self, verb: &str, argument: &[u8], steps: Option<Vec<DataStep>>) -> Answer {
-        let restart = std::mem::take(&mut self.restart);
+        // As real servers have it: the offset survives the command that prepares the data connection.
+        let prepares = matches!(verb, "EPSV" | "PASV" | "EPRT" | "PORT" | "TYPE" | "NOOP");
+        let restart = if prepares { 0 } else { std::mem::take(&mut self.restart) };
         let rename_from = self.rename_from.take();
         Ok(match verb {
             "CONNECT" => return self.greeting().await,

@@ -25,13 +25,13 @@ async fn files_go_up_come_back_and_change_their_names() {
     let sent = content(300_000);
     raw.store("a.part", &sent).await;
     assert_eq!(raw.ask("SIZE a.part", 213).await, "213 300000");
-    assert_eq!(raw.get("RETR a.part").await, sent);
+    assert!(raw.get("RETR a.part").await == sent);
     raw.ask("RNFR a.part", 350).await;
     raw.ask("RNTO /a", 250).await;
     raw.ask("SIZE a.part", 550).await;
     raw.ask("REST 299000", 350).await;
-    assert_eq!(raw.get("RETR a").await, sent[299_000..]);
-    assert_eq!(std::fs::read(server.file("/a")).unwrap(), sent);
+    assert!(raw.get("RETR a").await == sent[299_000..]);
+    assert!(std::fs::read(server.file("/a")).unwrap() == sent);
     raw.ask("DELE a", 250).await;
     raw.ask("DELE a", 550).await;
     raw.ask("AUTH TLS", 500).await;
@@ -57,9 +57,9 @@ async fn both_kinds_of_tls_protect_both_connections() {
             let sent = content(200_000);
             for number in 0..5 {
                 raw.store(&format!("f{number}"), &sent).await;
-                assert_eq!(std::fs::read(server.file(&format!("f{number}"))).unwrap(), sent);
+                assert!(std::fs::read(server.file(&format!("f{number}"))).unwrap() == sent);
             }
-            assert_eq!(raw.get("RETR f3").await, sent, "{security:?} {name}");
+            assert!(raw.get("RETR f3").await == sent, "{security:?} {name}");
             let seen = server.recorder().data();
             assert!(seen.iter().all(|data| data.tls.as_ref().is_some_and(|tls| tls.version == name && tls.resumed)), "{seen:?}");
             assert!(seen[..5].iter().all(|data| data.end == DataEnd::CloseNotify && data.bytes == 200_000), "{seen:?}");
@@ -120,7 +120,7 @@ async fn directories_are_made_entered_listed_and_removed() {
     assert!(listed.starts_with("-rw-r-----") && listed.ends_with(" one\r\n"), "{listed}");
     assert_eq!(raw.get("NLST").await, b"one\r\n");
     raw.send("MLST one").await;
-    assert_eq!(raw.expect(250).await[1], " type=file;size=5;modify=20260102030405;UNIX.mode=0640; /in \"box\"/one".trim_end());
+    assert_eq!(raw.expect(250).await[1], " type=file;size=5;modify=20260102030405;UNIX.mode=0640; /in \"box\"/one");
     let mode = std::fs::metadata(server.file("in \"box\"/one")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
     raw.ask("CWD /", 250).await;
@@ -136,17 +136,7 @@ async fn an_upload_goes_on_where_it_ended() {
     let mut raw = Raw::login(&server).await;
     raw.store("f", b"0123456789").await;
     raw.ask("REST 4", 350).await;
-    // REST stands before the command that it is for.
-    let tcp = {
-        let address = raw.epsv().await;
-        raw.ask("REST 4", 350).await;
-        TcpStream::connect(address).await.unwrap()
-    };
-    raw.send("STOR f").await;
-    raw.expect(150).await;
-    let mut data = raw.protect(tcp).await;
-    data.write_all(b"ab").await.unwrap();
-    close(data).await;
+    raw.put("STOR f", b"ab").await;
     raw.expect(226).await;
     assert_eq!(std::fs::read(server.file("f")).unwrap(), b"0123ab6789");
     raw.ask("REST 11", 350).await;

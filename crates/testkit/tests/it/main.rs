@@ -3,6 +3,7 @@
 
 mod cli;
 mod faults;
+mod ftp_behaviour;
 mod ftp_raw;
 mod ftp_sandbox;
 mod http;
