@@ -458,7 +458,7 @@ async fn a_script_is_followed_byte_by_byte() {
         .repeat("230-x\r\n", 100_000)
         .send("230 \n")
         .answer(b"\xff\0\r\n")
-        .listen(false, vec![DataStep::Send(Bytes::from_static(b"hello")), DataStep::Reset])
+        .listen(false, vec![DataStep::Send(Bytes::from_static(b"hello")), DataStep::Read(1), DataStep::Reset])
         .expect("QUIT");
     let serving = Script::new().send("220 honest\r\n").serve();
     let server = FtpServer::builder().security(Security::Clear).script(script).script(serving).start().await.unwrap();
@@ -471,6 +471,7 @@ async fn a_script_is_followed_byte_by_byte() {
     let line = raw.expect(229).await.pop().unwrap();
     let port: u16 = line.split('|').nth(3).unwrap().parse().unwrap();
     let mut data = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    data.write_all(b"x").await.unwrap();
     assert!(data.read_to_end(&mut Vec::new()).await.is_err());
     raw.send("PASS secret").await;
     assert!(raw.is_over().await);
