@@ -373,7 +373,9 @@ impl Connection for MemoryConnection {
                 node
             }
             (OpenMode::Existing | OpenMode::Continue(_), Some(node)) => node,
-            (OpenMode::Existing | OpenMode::Continue(_), None) => return Err(refused(ErrorKind::DestDirMissing, "open", path, "there is no such file")),
+            (OpenMode::Existing | OpenMode::Continue(_), None) => {
+                return Err(refused(ErrorKind::DestDirMissing, "open", path, "there is no such file"));
+            }
             (OpenMode::Truncate, Some(node)) => {
                 lock(&node).now = Default::default();
                 node
