@@ -2,7 +2,6 @@
 //! finding out whether a server lets us, and the proof that follows when the file is whole.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Grade, Publish, RemotePath};
@@ -17,8 +16,9 @@ use crate::sheet::{ProofCount, Sheet};
 use crate::stream::{Boundary, ReadBack};
 use crate::{Capabilities, CreateOptions, Error, ErrorKind, OpenMode, Result, Writer};
 
-/// A server may still be writing what an earlier connection brought: the size must stay the same for so long.
-const STILL: Duration = Duration::from_secs(2);
+/// A server may still be writing what an earlier connection brought: the size must stay the same for so many of the
+/// first wait before a retry (2 s by default).
+const STILL: u32 = 4;
 /// So often a growing file is looked at before the stream goes on from where it is now.
 const LOOKS: usize = 5;
 /// A seam that does not hold what was sent is left for an earlier one, so often.
@@ -129,7 +129,7 @@ impl FileRun {
                 return Ok(Some(now));
             }
             last = Some(now);
-            self.engine.pause(STILL).await?;
+            self.engine.pause(self.engine.setup.tuning.backoff.base * STILL).await?;
         }
         Ok(last)
     }
