@@ -126,9 +126,8 @@ async fn a_successor_goes_on_where_the_server_is_and_sends_little_again() {
     assert!(again <= (16 << 20) + 64, "{again} bytes were sent again");
 }
 
-// Mutation: `seam_holds` returns true without looking.
-#[tokio::test]
-async fn a_seam_that_lost_its_bytes_is_not_continued() {
+/// Stops after about twelve of twenty megabytes, lets `change` do something to the temporary file, and goes on.
+async fn changed_between(change: impl Fn(Vec<u8>) -> Vec<u8>) {
     let (mut ferry, source, destination) = ferry(capabilities(), 20_000_000);
     ferry.wishes.verify = Verify::AtLeast(Grade::Sampled);
     let stop = CancellationToken::new();
@@ -143,14 +142,37 @@ async fn a_seam_that_lost_its_bytes_is_not_continued() {
     };
     let _ = ferry.run_until(&["a"], &stop).await;
     watcher.await.unwrap();
-    // The server came back from a crash: the file has its length, and its last four MiB are zeros.
     let temp = destination.names().into_iter().find(|n| n.contains(".ff-")).expect("a temporary file");
-    let mut there = destination.bytes(&temp).unwrap();
-    let length = there.len();
-    there[length - (1 << 20)..].fill(0);
-    destination.put(&temp, &there);
+    let there = destination.bytes(&temp).unwrap();
+    destination.take(&temp);
+    destination.put(&temp, &change(there));
     ferry.run(&["a"]).await.unwrap();
     assert_delivered(&ferry, &source, &destination);
+    let delivery = ferry.records.kept(0).finished.unwrap().delivery.unwrap();
+    assert_eq!(delivery.attempts, 1, "the file was continued: {:?}", delivery.notes);
+    assert!(delivery.bytes_resumed >= 5_000_000, "{}", delivery.bytes_resumed);
+}
+
+// The server came back from a crash: the file has its length, and its last bytes are zeros.
+// Mutation: `seam_holds` returns true without looking.
+#[tokio::test]
+async fn a_seam_that_lost_its_bytes_is_left_for_an_earlier_one() {
+    changed_between(|mut there| {
+        let length = there.len();
+        there[length - 700_000..].fill(0);
+        there
+    })
+    .await;
+}
+
+// Mutation: `find_place` takes the last boundary of all.
+#[tokio::test]
+async fn a_server_that_lost_the_end_of_a_file_gets_it_again() {
+    changed_between(|mut there| {
+        there.truncate(there.len() - 3_000_000);
+        there
+    })
+    .await;
 }
 
 // B3. Mutation: `learn_to_continue` returns at once.
