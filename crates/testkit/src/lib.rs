@@ -2,6 +2,8 @@
 //! connections. For tests and the demonstration only.
 
 pub mod asyncssh;
+pub mod certificates;
+pub mod ftp;
 pub mod pace;
 pub mod process;
 pub mod proxy;

@@ -3,8 +3,10 @@
 
 mod cli;
 mod faults;
+mod ftp;
 mod http;
 mod logins;
+mod mirror;
 mod proxy;
 mod raw;
 mod real;
