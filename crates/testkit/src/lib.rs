@@ -4,6 +4,7 @@
 pub mod asyncssh;
 pub mod certificates;
 pub mod ftp;
+pub mod ftp_sandbox;
 pub mod pace;
 pub mod process;
 pub mod proxy;

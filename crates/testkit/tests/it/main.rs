@@ -4,6 +4,9 @@
 mod cli;
 mod faults;
 mod ftp;
+mod ftp_behaviour;
+mod ftp_raw;
+mod ftp_sandbox;
 mod http;
 mod logins;
 mod mirror;
