@@ -6,7 +6,7 @@ KILLS ?= 300
 .PHONY: help demo setup test test-all check bench
 
 help:
-	@echo "make demo      the main job, shown on a sandbox: S3 and SFTP servers inside the process (needs only the Rust toolchain)"
+	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
 	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"

@@ -12,3 +12,4 @@ mod s3;
 mod semantics;
 mod servers;
 mod sftp;
+mod streams;
