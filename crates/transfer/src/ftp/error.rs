@@ -153,6 +153,8 @@ pub(super) fn class_of_upload(reply: &Reply) -> ErrorKind {
     match reply.code {
         // vsftpd "Failure writing to local file.", ProFTPD "Input/output error", Pure-FTPd "Error during write to file".
         451 | 450 if any(&text, &["writ", "input/output", "i/o error", "disk"]) => ErrorKind::DestNoSpace,
+        // A local error without words for it: not the line's fault, and twice at the same byte most likely a full disk.
+        450 | 451 => class(reply).filter(|kind| *kind != ErrorKind::NetworkReset).unwrap_or(ErrorKind::DestProtocol),
         // The data connection was refused, for example because its TLS session was not resumed.
         425 | 521 | 522 => ErrorKind::NetworkReset,
         _ => class(reply).unwrap_or(ErrorKind::DestProtocol),
