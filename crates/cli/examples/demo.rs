@@ -1,4 +1,4 @@
-//! `make demo`: a sandbox S3 store and a sandbox SFTP server on loopback, and the real `fileferry` between them.
+//! `make demo`: a sandbox S3 store, a sandbox SFTP server and a strict FTPS server on loopback, and the real `fileferry` between them.
 //! Every step checks what it shows, so the demonstration fails when the program does.
 
 use std::path::{Path, PathBuf};
@@ -6,16 +6,20 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use testkit::ftp_sandbox::{self as ftps, SessionReuse};
 use testkit::s3::{Content, S3Server};
 use testkit::sftp::{Corruption, CorruptionKind, SftpServer};
 
 const BUCKET: &str = "outbound";
 const BIG: u64 = 1 << 30;
 const TINY: u64 = 3_000;
+const LEDGER: u64 = 256 << 20;
+const FEW: u64 = 200;
 
 struct Stage {
     s3: S3Server,
     sftp: SftpServer,
+    ftps: ftps::FtpServer,
     home: tempfile::TempDir,
     program: PathBuf,
 }
@@ -28,9 +32,12 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(inbox.join("inbox"))?;
     let s3 = S3Server::start().await;
     let sftp = SftpServer::builder().root(&inbox).start().await?;
+    let strict = ftps::Behaviour { tls_required: true, session_reuse: SessionReuse::Required(522), ..ftps::Behaviour::default() };
+    let ftps = ftps::FtpServer::builder().root(home.path().join("bank")).behaviour(strict).start().await?;
+    std::fs::create_dir_all(ftps.file("/in"))?;
     std::fs::write(home.path().join("known_hosts"), sftp.known_hosts_line() + "\n")?;
     fill(&s3);
-    let stage = Stage { s3, sftp, home, program };
+    let stage = Stage { s3, sftp, ftps, home, program };
     stage.play().await
 }
 
@@ -43,6 +50,10 @@ fn fill(s3: &S3Server) {
         bucket.put(&format!("tiny/{:02}/{i:05}.txt", i % 20), Content::generated(i, 200 + i % 4_000));
     }
     bucket.put("big/one-gib.bin", Content::generated(7, BIG));
+    bucket.put("ledger/ledger.bin", Content::generated(8, LEDGER));
+    for i in 0..FEW {
+        bucket.put(&format!("ledger/parts/{i:04}.csv"), Content::generated(i, 500 + i % 9_000));
+    }
     bucket.put("contract.pdf", Content::generated(9, 250_000));
 }
 
@@ -79,16 +90,20 @@ impl Stage {
         self.expect(0, &["copy", "s3://outbound/contract.pdf", &self.url("/inbox/contract.pdf")])?;
         self.same("contract.pdf", "inbox/contract.pdf")?;
 
-        title("6. Receipts: signed, and any changed byte shows");
+        title("6. A bank with strict FTPS: every data connection must resume the TLS session of its login");
+        self.deliver_over_ftps().await?;
+
+        title("7. Receipts: signed, and any changed byte shows");
         self.receipts()?;
 
-        title("7. What happened on this machine");
+        title("8. What happened on this machine");
         self.expect(0, &["history"])?;
 
         title("With your own servers");
         println!("  cargo build --release && export PATH=$PWD/target/release:$PATH");
         println!("  fileferry copy s3://YOUR-BUCKET/outbound/report.csv sftp://YOU@partner.example/inbox/");
         println!("  fileferry copy s3://YOUR-BUCKET/outbound/ sftp://YOU@partner.example/inbox/ --identity ~/.ssh/id_ed25519");
+        println!("  fileferry copy s3://YOUR-BUCKET/outbound/ ftpes://YOU@partner.example/inbox/ --password-from env:PASSWORD");
         println!("  fileferry copy … --host-key SHA256:…     # instead of known_hosts, once the partner confirmed it");
         println!("  fileferry copy … --dry-run               # what would be sent, under which names");
         println!("  fileferry resume                         # after anything went wrong");
@@ -99,16 +114,7 @@ impl Stage {
         let url = self.url("/inbox/one-gib.bin");
         let before = self.sftp.recorder().bytes_written();
         let mut child = self.start(&["copy", "s3://outbound/big/one-gib.bin", &url], false)?;
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while self.sftp.recorder().bytes_written() - before < BIG / 2 {
-            ensure!(Instant::now() < deadline, "half of the file took more than two minutes");
-            if let Some(status) = child.try_wait()? {
-                bail!("the copy ended before it could be killed: {status}");
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        child.kill()?;
-        child.wait()?;
+        self.kill_at(&mut child, || self.sftp.recorder().bytes_written() - before >= BIG / 2).await?;
         let sent = self.sftp.recorder().bytes_written() - before;
         println!(
             "\nkilled after {} MiB; under the final name there is {}",
@@ -120,6 +126,43 @@ impl Stage {
         let all = self.sftp.recorder().bytes_written() - before;
         println!("sent again because of the kill: {:.1} MiB", (all - BIG) as f64 / (1 << 20) as f64);
         self.same("big/one-gib.bin", "inbox/one-gib.bin")
+    }
+
+    /// Kills the copy as soon as `reached` says so.
+    async fn kill_at(&self, child: &mut Child, reached: impl Fn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !reached() {
+            ensure!(Instant::now() < deadline, "half of the file took more than two minutes");
+            if let Some(status) = child.try_wait()? {
+                bail!("the copy ended before it could be killed: {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// A prefix with one large file and many small ones, killed half-way and resumed, over FTP with TLS.
+    async fn deliver_over_ftps(&self) -> Result<()> {
+        let url = format!("ftpes://{}@localhost:{}/in/", self.ftps.user(), self.ftps.address().port());
+        println!("partner {url}  certificate {}", self.ftps.fingerprint());
+        let authority = self.ftps.authority().to_str().context("the temporary directory has a plain name")?;
+        let arguments = ["copy", "s3://outbound/ledger/", &url, "--mkdir", "--ca-file", authority, "--password-from", "env:BANK_PASSWORD"];
+        let mut child = self.start(&arguments, false)?;
+        self.kill_at(&mut child, || self.ftps.recorder().bytes_received() > LEDGER / 2).await?;
+        ensure!(!self.ftps.file("/in/ledger.bin").exists(), "half a file has its final name");
+        println!("\nkilled after {} MiB; under the final name there is nothing", self.ftps.recorder().bytes_received() >> 20);
+        self.expect(0, &["resume"])?;
+        let content = self.s3.bucket(BUCKET).get("ledger/ledger.bin").context("the object is there")?;
+        let there = std::fs::read(self.ftps.file("/in/ledger.bin"))?;
+        ensure!(content.read(0..LEDGER) == there[..], "ledger.bin differs");
+        ensure!(count_files(&self.ftps.file("/in/parts"))? == FEW, "every small file is there");
+        let fresh = self.ftps.recorder().data().iter().filter(|seen| !seen.tls.as_ref().is_some_and(|tls| tls.resumed)).count();
+        ensure!(fresh == 0, "{fresh} data connections did not resume the session of their login");
+        println!("compared byte by byte with the store: ledger.bin is whole; {FEW} small files are there");
+        println!("{} data connections, every one resumed its login's TLS session", self.ftps.recorder().data().len());
+        Ok(())
     }
 
     fn receipts(&self) -> Result<()> {
@@ -174,6 +217,7 @@ impl Stage {
             .env("FILEFERRY_S3_ENDPOINT", self.s3.endpoint())
             .env("FILEFERRY_IDENTITY", self.sftp.client_key())
             .env("FILEFERRY_KNOWN_HOSTS", home.join("known_hosts"))
+            .env("BANK_PASSWORD", self.ftps.password())
             .env_remove("SSH_AUTH_SOCK");
         if quiet_input {
             command.stdin(Stdio::null());

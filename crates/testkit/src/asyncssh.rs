@@ -95,7 +95,7 @@ impl Asyncssh {
 }
 
 /// `FILEFERRY_TEST_VENV`, or `.cache/venv` of the workspace, where `scripts/install-test-servers` puts it.
-fn virtual_environment() -> PathBuf {
+pub(crate) fn virtual_environment() -> PathBuf {
     match std::env::var_os("FILEFERRY_TEST_VENV") {
         Some(path) => path.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/venv"),

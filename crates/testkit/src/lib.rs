@@ -2,6 +2,9 @@
 //! connections. For tests and the demonstration only.
 
 pub mod asyncssh;
+pub mod certificates;
+pub mod ftp;
+pub mod ftp_sandbox;
 pub mod pace;
 pub mod process;
 pub mod proxy;

@@ -40,6 +40,13 @@ pub struct Capabilities {
     pub free_space: bool,
 }
 
+impl Capabilities {
+    /// A file travels as one stream, and only its end tells whether the server has it.
+    pub fn is_stream(&self) -> bool {
+        !self.offset_writes && !self.confirms_writes
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoClobber {
     /// The server refuses to rename onto an existing name, in one step.

@@ -22,6 +22,7 @@ pub mod select;
 pub mod sftp;
 pub mod sheet;
 pub mod source;
+pub mod stream;
 
 pub use destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerIdentity, Writer,

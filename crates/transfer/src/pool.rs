@@ -20,6 +20,13 @@ const FAR: Duration = Duration::from_millis(10);
 /// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
 const NEAR_CONNECTIONS: usize = 2;
 const FAR_CONNECTIONS: usize = 4;
+/// Where a connection serves one file at a time, their number doubles while that brings at least so much more…
+const WORTH_IT: f64 = 1.15;
+/// …judged after so long, and at least so many round trips.
+const RAMP_LOOK: Duration = Duration::from_millis(100);
+const RAMP_ROUND_TRIPS: u32 = 8;
+/// A small file costs about as much as so many bytes.
+const FILE_COST: u64 = 64 << 10;
 /// The first wait after a refused connection while there is none; it doubles up to the last. Many files that miss the
 /// same server would otherwise spend the breaker's patience in a moment.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -33,6 +40,8 @@ pub struct Pool {
     logins: Arc<dyn Logins>,
     meter: Arc<Meter>,
     wanted: Option<usize>,
+    /// Connections at most where each serves one file at a time.
+    lanes: usize,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -49,6 +58,9 @@ struct State {
     opening: usize,
     /// How many connections to have; known after the first.
     target: usize,
+    /// What `target` may grow to.
+    limit: usize,
+    ramp: Option<Ramp>,
     /// A login succeeded, so a later refusal is about their number.
     proven: bool,
     next_id: u64,
@@ -59,6 +71,16 @@ struct State {
     notes: Vec<String>,
     /// The login or the host was refused: nobody tries again, or the account would be locked.
     refused: Option<ErrorKind>,
+}
+
+/// How much the present number of connections brings.
+#[derive(Debug)]
+struct Ramp {
+    since: Instant,
+    work: u64,
+    /// Of the number before, per second.
+    rate: f64,
+    look: Duration,
 }
 
 #[derive(Debug)]
@@ -123,14 +145,21 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         *self.member.users.lock().expect("no panic while holding the lock") -= 1;
-        self.pool.changed.notify_waiters();
+        // One place became free, so one of those who wait can go on.
+        self.pool.changed.notify_one();
     }
 }
 
 impl Pool {
-    pub fn new(connector: Arc<dyn Connector>, logins: Arc<dyn Logins>, meter: Arc<Meter>, wanted: Option<usize>) -> Arc<Self> {
-        let state = State { target: 1, ..State::default() };
-        Arc::new(Self { connector, logins, meter, wanted, state: Mutex::new(state), changed: Notify::new() })
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        logins: Arc<dyn Logins>,
+        meter: Arc<Meter>,
+        wanted: Option<usize>,
+        lanes: usize,
+    ) -> Arc<Self> {
+        let state = State { target: 1, limit: 1, ..State::default() };
+        Arc::new(Self { connector, logins, meter, wanted, lanes: lanes.max(1), state: Mutex::new(state), changed: Notify::new() })
     }
 
     pub fn connector(&self) -> &dyn Connector {
@@ -140,6 +169,11 @@ impl Pool {
     /// How many connections this pool means to use, once the first one told how far the server is.
     pub fn target(&self) -> usize {
         self.lock().target
+    }
+
+    /// Something that one of its connections found out and the user should know.
+    pub fn note(&self, text: &str) {
+        self.lock().notes.push(text.to_owned());
     }
 
     /// What the user should know of this server, each once.
@@ -165,6 +199,9 @@ impl Pool {
             let (seat, grow) = {
                 let mut state = self.lock();
                 let seat = self.least_busy(&mut state, &[]);
+                if seat.is_none() {
+                    self.ramp(&mut state);
+                }
                 let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > SPREAD);
                 let room = state.members.len() + state.opening < state.target;
                 let grow = busy && room && (state.proven || state.opening == 0);
@@ -205,6 +242,29 @@ impl Pool {
             state.opening += 1;
         }
         self.open().await.ok()
+    }
+
+    /// Every connection is busy: doubles their number if the last doubling was worth it.
+    fn ramp(&self, state: &mut State) {
+        let (full, work) = (state.members.len() >= state.target && state.opening == 0, self.work());
+        let (true, Some(ramp)) = (full && state.target < state.limit, &mut state.ramp) else { return };
+        let elapsed = ramp.since.elapsed();
+        if elapsed < ramp.look || work == ramp.work {
+            return;
+        }
+        let rate = (work - ramp.work) as f64 / elapsed.as_secs_f64();
+        if rate >= ramp.rate * WORTH_IT {
+            ramp.rate = rate;
+            state.target = (state.target * 2).min(state.limit);
+        } else {
+            debug!(connections = state.target, "more connections bring nothing");
+            state.limit = state.target;
+        }
+    }
+
+    fn work(&self) -> u64 {
+        let now = self.meter.snapshot();
+        now.bytes_sent + now.files_done * FILE_COST
     }
 
     /// Ends all sessions in good order.
@@ -266,8 +326,16 @@ impl Pool {
             Ok(connection) => {
                 let connection: Arc<dyn Connection> = Arc::from(connection);
                 if !state.proven {
-                    let far = connection.identity().round_trip >= FAR;
-                    state.target = self.wanted.unwrap_or(if far { FAR_CONNECTIONS } else { NEAR_CONNECTIONS });
+                    let round_trip = connection.identity().round_trip;
+                    let usual = if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
+                    state.target = self.wanted.unwrap_or(usual);
+                    state.limit = state.target;
+                    if connection.capabilities().multiplex == 1 {
+                        state.limit = self.lanes.min(self.wanted.unwrap_or(self.lanes));
+                        state.target = usual.min(state.limit);
+                        let look = RAMP_LOOK.max(round_trip * RAMP_ROUND_TRIPS);
+                        state.ramp = Some(Ramp { since: Instant::now(), work: self.work(), rate: 0.0, look });
+                    }
                     state.notes.extend(connection.identity().notes.iter().cloned());
                 }
                 state.proven = true;
@@ -283,6 +351,10 @@ impl Pool {
                     doubtful: AtomicBool::new(false),
                 });
                 state.members.push(member.clone());
+                let work = self.work();
+                if let Some(ramp) = &mut state.ramp {
+                    (ramp.since, ramp.work) = (Instant::now(), work);
+                }
                 self.meter.connections(state.members.len() as u64);
                 Ok(Seat { pool: self.clone(), member })
             }
@@ -292,7 +364,7 @@ impl Pool {
                 }
                 let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
                 if live > 0 && state.target > live {
-                    state.target = live;
+                    (state.target, state.limit) = (live, live);
                     info!(granted = live, error = %chain(&error), "the server grants no more connections");
                     state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
                 }

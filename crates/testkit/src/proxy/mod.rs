@@ -1,13 +1,15 @@
-//! A TCP proxy on a free port of 127.0.0.1 that delays, limits, cuts, stalls and corrupts what passes.
+//! A TCP proxy on the loopback that delays, limits, cuts, stalls and corrupts what passes.
 //! Settings apply at once, also to connections that are open.
 
 mod pump;
 mod rewrite;
+mod scoped;
 mod settings;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,10 +19,11 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use rewrite::{Opener, PassiveReplies, Rewrite};
-pub use settings::{Action, Counted, Direction, How};
+pub use scoped::Scoped;
+pub use settings::{Action, Counted, Direction, How, Scope};
 
 use crate::pace::Pacer;
-use settings::{Rule, Settings};
+use settings::Settings;
 
 /// What has passed through one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Counters {
     pub to_server: u64,
     pub to_client: u64,
     pub open: bool,
-    /// Accepted on a listener opened by a rewrite: an FTP data connection.
+    /// An FTP data connection: accepted on a listener opened by a rewrite, or on a mirrored passive port.
     pub passive: bool,
 }
 
@@ -42,16 +45,20 @@ pub(crate) struct Passing {
     open: AtomicBool,
 }
 
+/// Where mirrored servers are found: another address of the loopback, so that the port numbers can be the same.
+const MIRROR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
 type MakeRewrite = dyn Fn() -> Box<dyn Rewrite> + Send + Sync;
 
 pub(crate) struct Shared {
     target: SocketAddr,
-    /// Whether the proxy's own port is open right now.
-    listening: watch::Sender<bool>,
+    /// Ports of the proxy's own that are open right now: for control, for data.
+    listening: watch::Sender<[usize; 2]>,
     settings: watch::Sender<Settings>,
-    /// Bytes over all connections, per direction.
-    totals: [Mutex<u64>; 2],
-    pacers: [Pacer; 2],
+    /// Bytes over all connections, per direction, then per scope.
+    totals: [Mutex<[u64; 3]>; 2],
+    /// Per scope, then per direction.
+    pacers: [[Pacer; 2]; 3],
     connections: Mutex<Vec<Arc<Passing>>>,
     next_rule: AtomicU64,
     rewrites: Mutex<[Option<Arc<MakeRewrite>>; 2]>,
@@ -69,8 +76,8 @@ impl fmt::Debug for Shared {
 pub struct FaultProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    /// Bound and never listening: keeps the port ours while connections are refused.
-    _port: TcpSocket,
+    /// Bound and never listening: they keep the ports ours while connections are refused. The first is for control.
+    ports: Vec<TcpSocket>,
     _stop: DropGuard,
 }
 
@@ -91,10 +98,24 @@ impl RuleHandle {
 impl FaultProxy {
     /// Starts in front of `target`, on a free port of 127.0.0.1.
     pub async fn start(target: SocketAddr) -> Self {
+        Self::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target, &[]).expect("a free port on the loopback")
+    }
+
+    /// Starts in front of an FTP server on 127.0.0.1, on the same ports of 127.0.0.2: its control port and each of its
+    /// passive ports. So data connections pass through it although TLS hides which ports they go to.
+    pub async fn mirror(control: SocketAddr, passive: RangeInclusive<u16>) -> io::Result<Self> {
+        if control.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "only servers on 127.0.0.1 can be mirrored"));
+        }
+        let ports: Vec<u16> = passive.collect();
+        Self::listen(SocketAddr::from((MIRROR, control.port())), control, &ports)
+    }
+
+    fn listen(address: SocketAddr, target: SocketAddr, passive: &[u16]) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             target,
-            listening: watch::channel(true).0,
+            listening: watch::channel([1, passive.len()]).0,
             settings: watch::channel(Settings::default()).0,
             totals: Default::default(),
             pacers: Default::default(),
@@ -103,11 +124,15 @@ impl FaultProxy {
             rewrites: Mutex::default(),
             stop: stop.clone(),
         });
-        let port = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port on the loopback");
-        let address = port.local_addr().expect("a bound socket has an address");
-        let listener = listen(address).expect("our own port");
-        tokio::spawn(accept(listener, address, shared.clone()));
-        Self { address, shared, _port: port, _stop: stop.drop_guard() }
+        let mut ports = vec![bind(address)?];
+        let address = ports[0].local_addr()?;
+        tokio::spawn(accept(listen(address)?, Way { address, target, passive: false }, shared.clone()));
+        for port in passive {
+            let way = Way { address: SocketAddr::new(address.ip(), *port), target: SocketAddr::new(target.ip(), *port), passive: true };
+            ports.push(bind(way.address)?);
+            tokio::spawn(accept(listen(way.address)?, way, shared.clone()));
+        }
+        Ok(Self { address, shared, ports, _stop: stop.drop_guard() })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -123,9 +148,15 @@ impl FaultProxy {
         self
     }
 
+    /// The same settings for some connections only.
+    pub fn on(&self, scope: Scope) -> Scoped<'_> {
+        Scoped::new(self, scope)
+    }
+
     /// Every byte of this direction arrives so much later; bytes under way are as many as they like.
     pub fn latency(&self, direction: Direction, latency: Duration) -> &Self {
-        self.change(|settings| settings.lanes[direction.index()].latency = latency)
+        self.on(Scope::All).latency(direction, latency);
+        self
     }
 
     /// Half of it each way.
@@ -135,39 +166,40 @@ impl FaultProxy {
 
     /// Limits all connections together.
     pub fn rate(&self, direction: Direction, bytes_per_second: Option<u64>) -> &Self {
-        self.change(|settings| settings.lanes[direction.index()].bytes_per_second = bytes_per_second)
+        self.on(Scope::All).rate(direction, bytes_per_second);
+        self
     }
 
     /// Limits each connection.
     pub fn rate_per_connection(&self, direction: Direction, bytes_per_second: Option<u64>) -> &Self {
-        self.change(|settings| settings.lanes[direction.index()].bytes_per_second_each = bytes_per_second)
+        self.on(Scope::All).rate_per_connection(direction, bytes_per_second);
+        self
     }
 
     /// Swallows everything in this direction, ends included, and answers nothing. A connection that lost bytes so stays
     /// dead in this direction when the hole is closed: a stream with a gap would be a lie no network tells.
     pub fn black_hole(&self, direction: Direction, on: bool) -> &Self {
-        self.change(|settings| settings.lanes[direction.index()].black_hole = on)
+        self.on(Scope::All).black_hole(direction, on);
+        self
     }
 
     /// `action` once `bytes` have passed in `direction`.
     pub fn rule(&self, direction: Direction, counted: Counted, bytes: u64, action: Action) -> RuleHandle {
-        let id = self.shared.next_rule.fetch_add(1, Ordering::SeqCst);
-        self.change(|settings| settings.rules.push(Rule { id, direction, counted, bytes, action }));
-        RuleHandle { id, shared: self.shared.clone() }
+        self.on(Scope::All).rule(direction, counted, bytes, action)
     }
 
     /// Ends each connection after `bytes` in `direction`; exactly those bytes are delivered.
     pub fn cut_after(&self, direction: Direction, bytes: u64, how: How) -> RuleHandle {
-        self.rule(direction, Counted::PerConnection, bytes, Action::Cut(how))
+        self.on(Scope::All).cut_after(direction, bytes, how)
     }
 
     pub fn stall_after(&self, direction: Direction, bytes: u64) -> RuleHandle {
-        self.rule(direction, Counted::PerConnection, bytes, Action::Stall)
+        self.on(Scope::All).stall_after(direction, bytes)
     }
 
     /// Inverts the byte at `offset` of each connection.
     pub fn corrupt(&self, direction: Direction, offset: u64) -> RuleHandle {
-        self.rule(direction, Counted::PerConnection, offset, Action::Corrupt(0xff))
+        self.on(Scope::All).corrupt(direction, offset)
     }
 
     /// A line that breaks again and again, after so many bytes over all connections.
@@ -180,16 +212,14 @@ impl FaultProxy {
         self.change(|settings| settings.lifetime = lifetime.map(|lifetime| (lifetime, how)))
     }
 
-    /// New connections are refused as if nothing listened; the port stays ours. Returns when it is so.
+    /// New connections are refused as if nothing listened; the ports stay ours. Returns when it is so.
     /// Connections nobody has served yet are reset with the listener.
     pub async fn refuse(&self, on: bool) -> &Self {
-        self.change(|settings| settings.refuse = on);
-        // The sender lives as long as we do.
-        let _ = self.shared.listening.subscribe().wait_for(|listening| *listening != on).await;
+        self.on(Scope::All).refuse(on).await;
         self
     }
 
-    /// Connections beyond this number are accepted and closed at once.
+    /// Connections beyond this number are accepted and closed at once; FTP data connections do not count.
     pub fn max_connections(&self, limit: Option<usize>) -> &Self {
         self.change(|settings| settings.max_connections = limit)
     }
@@ -201,15 +231,16 @@ impl FaultProxy {
 
     /// Ends all open connections now. `HalfClose` ends the direction to the client.
     pub fn cut_now(&self, how: How) -> &Self {
-        self.change(|settings| {
-            settings.cuts += 1;
-            settings.last_cut = Some(how);
-        })
+        self.on(Scope::All).cut_now(how);
+        self
     }
 
     /// Back to a proxy that only passes bytes.
     pub fn heal(&self) -> &Self {
-        self.change(|settings| *settings = Settings { cuts: settings.cuts, last_cut: settings.last_cut, ..Settings::default() })
+        self.change(|settings| {
+            let (cuts, last_cut, forgotten) = (settings.cuts, settings.last_cut, settings.forgotten);
+            *settings = Settings { cuts, last_cut, forgotten, ..Settings::default() };
+        })
     }
 
     /// Each new connection gets its own rewriter for this direction.
@@ -236,19 +267,19 @@ impl FaultProxy {
     }
 
     pub fn open_connections(&self) -> usize {
-        self.shared.open_connections()
+        self.connections().iter().filter(|counters| counters.open).count()
     }
 
     /// Bytes delivered in this direction over all connections.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        *self.shared.totals[direction.index()].lock().expect("no panic while locked")
+        self.on(Scope::All).bytes(direction)
     }
 }
 
 impl Shared {
-    fn open_connections(&self) -> usize {
+    fn open_control_connections(&self) -> usize {
         let connections = self.connections.lock().expect("no panic while locked");
-        connections.iter().filter(|passing| passing.open.load(Ordering::SeqCst)).count()
+        connections.iter().filter(|passing| !passing.passive && passing.open.load(Ordering::SeqCst)).count()
     }
 
     fn register(&self, passive: bool, open: bool) -> Arc<Passing> {
@@ -272,17 +303,29 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     bind(address)?.listen(1024)
 }
 
-async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>) {
+/// One port of the proxy and where it leads.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    address: SocketAddr,
+    target: SocketAddr,
+    passive: bool,
+}
+
+async fn accept(listener: TcpListener, way: Way, shared: Arc<Shared>) {
     let mut changes = shared.settings.subscribe();
     let mut listener = Some(listener);
     loop {
-        let refuse = changes.borrow_and_update().refuse;
-        if refuse {
-            listener = None;
-        } else if listener.is_none() {
-            listener = listen(address).ok();
+        let refuse = changes.borrow_and_update().refuses(way.passive);
+        if refuse == listener.is_some() {
+            listener = if refuse { None } else { listen(way.address).ok() };
+            if refuse != listener.is_some() {
+                let count = |open: &mut [usize; 2]| {
+                    let open = &mut open[usize::from(way.passive)];
+                    *open = if refuse { *open - 1 } else { *open + 1 };
+                };
+                shared.listening.send_modify(count);
+            }
         }
-        shared.listening.send_replace(listener.is_some());
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = changes.changed() => continue,
@@ -293,12 +336,12 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>)
             continue;
         };
         let limit = changes.borrow().max_connections;
-        if limit.is_some_and(|limit| shared.open_connections() >= limit) {
+        if !way.passive && limit.is_some_and(|limit| shared.open_control_connections() >= limit) {
             shared.register(false, false);
             continue;
         }
-        let passing = shared.register(false, true);
-        tokio::spawn(connect(client, shared.target, shared.clone(), passing));
+        let passing = shared.register(way.passive, true);
+        tokio::spawn(connect(client, way.target, shared.clone(), passing));
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::rewrite::{Opener, Rewrite};
-use super::settings::{Action, Counted, Direction, How, Rule, Settings};
+use super::settings::{Action, Counted, Direction, How, Rule, Scope, Settings};
 use super::{Passing, Shared};
 use crate::pace::{Pacer, piece};
 
@@ -58,7 +58,7 @@ pub(super) async fn run(mut client: TcpStream, mut server: TcpStream, shared: &A
         };
         tokio::select! {
             how = both => how,
-            how = cut_from_outside(shared) => how,
+            how = cut_from_outside(shared, passing.passive) => how,
         }
     };
     match how {
@@ -81,15 +81,15 @@ async fn end_orderly(mut client: TcpStream, mut server: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-async fn cut_from_outside(shared: &Shared) -> How {
+async fn cut_from_outside(shared: &Shared, passive: bool) -> How {
     let born = Instant::now();
     let mut changes = shared.settings.subscribe();
     let cuts = changes.borrow_and_update().cuts;
     loop {
         let lifetime = {
             let settings = changes.borrow_and_update();
-            if settings.cuts != cuts {
-                return settings.last_cut.unwrap_or(How::Fin);
+            if let Some(how) = settings.cut_since(cuts, passive) {
+                return how;
             }
             settings.lifetime
         };
@@ -113,18 +113,21 @@ async fn lane(direction: Direction, mut from: ReadHalf<'_>, to: WriteHalf<'_>, s
     let (send, receive) = mpsc::unbounded_channel();
     let under_way = UnderWay::default();
     let make = shared.rewrites.lock().expect("no panic while locked")[direction.index()].clone();
+    let changes = shared.settings.subscribe();
+    let forgotten = changes.borrow().forgotten(passing.passive);
     let mut writer = Writer {
         direction,
         to,
         shared,
         passing,
-        changes: shared.settings.subscribe(),
-        own_pace: Pacer::new(),
+        changes,
+        own_paces: Default::default(),
+        forgotten,
         rewrite: make.map(|make| make()),
         swallowing: false,
     };
     let deliver = writer.deliver(receive, &under_way);
-    let read = read_ahead(&mut from, send, &under_way, shared.settings.subscribe(), direction);
+    let read = read_ahead(&mut from, send, &under_way, shared.settings.subscribe(), direction, passing.passive);
     tokio::pin!(deliver);
     tokio::select! {
         stop = &mut deliver => return stop,
@@ -149,11 +152,12 @@ impl UnderWay {
 
 /// As much as the line can hold: with a rate its product with the delay, so that nobody sees bytes accepted long before
 /// they pass.
-fn capacity(settings: &Settings, direction: Direction) -> usize {
-    let lane = &settings.lanes[direction.index()];
-    match [lane.bytes_per_second, lane.bytes_per_second_each].into_iter().flatten().min() {
-        Some(rate) => ((rate as f64 * (lane.latency.as_secs_f64() + 0.02)) as usize + (16 << 10)).min(DELAY_LINE),
-        None if lane.latency.is_zero() => 1 << 20,
+fn capacity(settings: &Settings, direction: Direction, passive: bool) -> usize {
+    let lanes = settings.lanes(passive, direction);
+    let latency = settings.latency(passive, direction);
+    match lanes.iter().flat_map(|lane| [lane.bytes_per_second, lane.bytes_per_second_each]).flatten().min() {
+        Some(rate) => ((rate as f64 * (latency.as_secs_f64() + 0.02)) as usize + (16 << 10)).min(DELAY_LINE),
+        None if latency.is_zero() => 1 << 20,
         None => DELAY_LINE,
     }
 }
@@ -164,10 +168,11 @@ async fn read_ahead(
     under_way: &UnderWay,
     mut changes: watch::Receiver<Settings>,
     direction: Direction,
+    passive: bool,
 ) {
     let mut buffer = BytesMut::new();
     loop {
-        let capacity = capacity(&changes.borrow_and_update(), direction);
+        let capacity = capacity(&changes.borrow_and_update(), direction, passive);
         let room = capacity.saturating_sub(under_way.bytes.load(Ordering::SeqCst)).min(READ);
         if room == 0 {
             tokio::select! {
@@ -198,7 +203,10 @@ struct Writer<'a> {
     shared: &'a Arc<Shared>,
     passing: &'a Arc<Passing>,
     changes: watch::Receiver<Settings>,
-    own_pace: Pacer,
+    /// For the rates of each connection: of all, and of its kind.
+    own_paces: [Pacer; 2],
+    /// As counted when the connection began.
+    forgotten: u64,
     rewrite: Option<Box<dyn Rewrite>>,
     swallowing: bool,
 }
@@ -240,7 +248,7 @@ impl Writer<'_> {
         loop {
             let delay = {
                 let settings = self.changes.borrow_and_update();
-                settings.lanes[self.direction.index()].latency + more(&settings)
+                settings.latency(self.passing.passive, self.direction) + more(&settings)
             };
             if delay.is_zero() {
                 return;
@@ -253,7 +261,9 @@ impl Writer<'_> {
     }
 
     fn in_black_hole(&mut self) -> bool {
-        self.swallowing |= self.changes.borrow_and_update().lanes[self.direction.index()].black_hole;
+        let settings = self.changes.borrow_and_update();
+        let passive = self.passing.passive;
+        self.swallowing |= settings.black_hole(passive, self.direction) || settings.forgotten(passive) != self.forgotten;
         self.swallowing
     }
 
@@ -263,19 +273,20 @@ impl Writer<'_> {
             if self.in_black_hole() {
                 return None;
             }
-            let (mut limit, rates) = {
+            let passive = self.passing.passive;
+            let rates = {
                 let settings = self.changes.borrow();
-                let lane = &settings.lanes[self.direction.index()];
-                let rates = [lane.bytes_per_second, lane.bytes_per_second_each];
-                (rates.iter().flatten().map(|rate| piece(*rate)).min().unwrap_or(usize::MAX).min(bytes.len()), rates)
+                settings.lanes(passive, self.direction).map(|lane| [lane.bytes_per_second, lane.bytes_per_second_each])
             };
+            let mut limit = rates.iter().flatten().flatten().map(|rate| piece(*rate)).min().unwrap_or(usize::MAX).min(bytes.len());
             let due = self.book(&mut limit);
             let mut part = bytes.split_to(limit);
             if let Some(Action::Corrupt(mask)) = due.map(|rule| rule.action) {
                 part = corrupt_last(&part, mask);
             }
-            let paces = [(&self.shared.pacers[self.direction.index()], rates[0]), (&self.own_pace, rates[1])];
-            let deadline = paces.iter().filter_map(|(pace, rate)| rate.map(|rate| pace.book(part.len() as u64, rate))).max();
+            let shared = [Scope::All, Scope::of(passive)].map(|scope| &self.shared.pacers[scope.index()][self.direction.index()]);
+            let paces = (0..2).flat_map(|kind| [(shared[kind], rates[kind][0]), (&self.own_paces[kind], rates[kind][1])]);
+            let deadline = paces.filter_map(|(pace, rate)| rate.map(|rate| pace.book(part.len() as u64, rate))).max();
             if let Some(deadline) = deadline {
                 sleep_until(deadline).await;
             }
@@ -300,16 +311,18 @@ impl Writer<'_> {
     /// when its byte is the last of them; the count is under a lock, so one connection alone reaches a shared mark.
     fn book(&mut self, limit: &mut usize) -> Option<Rule> {
         let index = self.direction.index();
-        let mut total = self.shared.totals[index].lock().expect("no panic while locked");
+        let mut totals = self.shared.totals[index].lock().expect("no panic while locked");
         let own = self.passing.bytes[index].load(Ordering::SeqCst);
         let mut next = None;
-        for rule in self.changes.borrow().rules.iter().filter(|rule| rule.direction == self.direction) {
+        let passive = self.passing.passive;
+        let ours = |rule: &&Rule| rule.direction == self.direction && rule.scope.holds(passive);
+        for rule in self.changes.borrow().rules.iter().filter(ours) {
             let position = match rule.counted {
                 Counted::PerConnection => own,
                 Counted::PerPassiveConnection if self.passing.passive => own,
                 Counted::OnConnection(number) if number == self.passing.number => own,
                 Counted::PerPassiveConnection | Counted::OnConnection(_) => continue,
-                Counted::OverAll | Counted::OverAllEvery => *total,
+                Counted::OverAll | Counted::OverAllEvery => totals[rule.scope.index()],
             };
             let mark = match (rule.counted, rule.action) {
                 (Counted::OverAllEvery, _) => (position / rule.bytes.max(1) + 1) * rule.bytes.max(1),
@@ -323,7 +336,9 @@ impl Writer<'_> {
                 next = Some(*rule);
             }
         }
-        *total += *limit as u64;
+        for scope in [Scope::All, Scope::of(passive)] {
+            totals[scope.index()] += *limit as u64;
+        }
         self.passing.bytes[index].fetch_add(*limit as u64, Ordering::SeqCst);
         next
     }

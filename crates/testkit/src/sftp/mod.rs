@@ -34,8 +34,8 @@ pub use storage::Loss;
 pub use wire::Attributes;
 
 pub(crate) use keys::{key_at, random};
-use recorder::lock;
-use storage::Storage;
+pub(crate) use recorder::lock;
+pub(crate) use storage::{Storage, attributes_of, listing_line, normalise};
 
 type Hook = Box<dyn Fn(&Operation) -> Verdict + Send + Sync>;
 type Watcher = Box<dyn Fn(&NameEvent) + Send + Sync>;

@@ -3,8 +3,13 @@
 
 mod cli;
 mod faults;
+mod ftp;
+mod ftp_behaviour;
+mod ftp_raw;
+mod ftp_sandbox;
 mod http;
 mod logins;
+mod mirror;
 mod proxy;
 mod raw;
 mod real;

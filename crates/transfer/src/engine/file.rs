@@ -34,6 +34,11 @@ pub(super) struct FileRun {
     /// `false` once the server refused to let us read our own file.
     pub readable: bool,
     pub mismatches: u32,
+    /// Refusals to go on with a cut stream.
+    pub refusals: u32,
+    /// How the attempt before this one ended, and where the file had stopped growing.
+    pub last_failure: Option<ErrorKind>,
+    pub stopped_at: Option<u64>,
     pub looked: bool,
     pub pinned: bool,
     pub bytes_sent: u64,
@@ -61,7 +66,7 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
             // A file that no record names is ours alone. One that is named belongs to the successor, who may be about
             // to take it over: removing it would look as if it had been published and collected.
             if error.kind == ErrorKind::LeaseLost && !file.recorded {
-                file.discard().await;
+                file.discard(None).await;
             }
             if error.kind == ErrorKind::Cancelled {
                 engine.interrupted.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -91,6 +96,9 @@ impl FileRun {
             verified: None,
             readable: true,
             mismatches: 0,
+            refusals: 0,
+            last_failure: None,
+            stopped_at: None,
             looked: false,
             pinned: false,
             bytes_sent: 0,
@@ -105,7 +113,7 @@ impl FileRun {
     }
 
     /// Bytes of this file that the meter already counts as done.
-    fn counted(&self) -> u64 {
+    pub(super) fn counted(&self) -> u64 {
         self.sheet.as_ref().map_or(0, Sheet::confirmed_bytes)
     }
 
@@ -114,8 +122,8 @@ impl FileRun {
     fn progress(&self) -> u64 {
         let size = self.task.pin.size;
         match &self.sheet {
-            _ if self.verified.is_some() => size + 1,
-            Some(sheet) => sheet.confirmed_bytes(),
+            _ if self.verified.is_some() => 2 * size + 1,
+            Some(sheet) => sheet.progress(),
             None => self.bytes_sent.min(size),
         }
     }
@@ -129,11 +137,12 @@ impl FileRun {
                 Err(error) => error,
             };
             debug!(file = %self.task.number, error = %chain(&error), "attempt ended");
+            self.last_failure = Some(error.kind);
             match error.kind {
                 ErrorKind::IntegrityMismatch if self.mismatches == 0 => {
                     self.mismatches = 1;
                     self.notes.push(format!("sent again from the start: {}", chain(&error)));
-                    self.start_over().await?;
+                    self.start_over(None).await?;
                 }
                 _ if error.is_retryable() && error.kind != ErrorKind::LeaseLost => {
                     if attempt != self.attempt && fresh_starts < FRESH_STARTS {
@@ -159,7 +168,7 @@ impl FileRun {
             return match self.settle(&seat, intent).await? {
                 Some(finished) => Ok(finished),
                 None => {
-                    self.start_over().await?;
+                    self.start_over(None).await?;
                     Err(Error::new(ErrorKind::DestPublishFailed, "find the verified file", &self.task.path))
                 }
             };
@@ -311,7 +320,7 @@ impl FileRun {
         let wishes = &self.engine.setup.wishes;
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
         let mode = if wishes.publish == Publish::InPlace && replaces { OpenMode::Truncate } else { OpenMode::CreateNew };
-        let mut made_directory = false;
+        let (mut made_directory, mut removed) = (false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
             let error = match seat.open(temp, options).await {
@@ -333,6 +342,11 @@ impl FileRun {
                     self.readable = false;
                     let without = self.capabilities(seat);
                     self.plan(&without, false)?;
+                }
+                // A stream is not written over: what an unanswered open left goes, and another is opened.
+                ErrorKind::DestExists if wishes.publish != Publish::InPlace && !removed && seat.capabilities().is_stream() => {
+                    removed = true;
+                    seat.remove(temp).await?;
                 }
                 // Our own name: the answer to an earlier open was lost. Nobody else makes it, and writes are idempotent.
                 ErrorKind::DestExists if wishes.publish != Publish::InPlace => {
@@ -410,12 +424,12 @@ impl FileRun {
     }
 
     /// Forgets this attempt: removes its temporary file and takes a new name.
-    pub(super) async fn start_over(&mut self) -> Result<()> {
+    pub(super) async fn start_over(&mut self, seat: Option<&Seat>) -> Result<()> {
         self.engine.setup.meter.undone(self.counted());
         // The records first: while they name the file it must be there, see `deliver`.
         self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
-        self.discard().await;
-        self.discard_inherited().await;
+        self.discard(seat).await;
+        self.discard_inherited(seat).await;
         self.attempt += 1;
         self.opened = false;
         self.recorded = false;
@@ -427,29 +441,37 @@ impl FileRun {
     }
 
     /// Removes the temporary file, if that can be done soon; `clean` finds it otherwise.
-    pub(super) async fn discard(&mut self) {
+    pub(super) async fn discard(&mut self, seat: Option<&Seat>) {
         if !self.opened || self.engine.setup.wishes.publish == Publish::InPlace {
             return;
         }
         let Ok(temp) = self.temp() else { return };
-        self.opened = !self.remove_soon(&temp).await;
+        self.opened = !self.remove_soon(seat, &temp).await;
     }
 
     /// Removes what an earlier process left under a name of its own epoch, where it could not be continued.
-    async fn discard_inherited(&self) {
+    async fn discard_inherited(&self, seat: Option<&Seat>) {
         if self.engine.setup.wishes.publish == Publish::InPlace {
             return;
         }
         let Some(checkpoint) = &self.task.checkpoint else { return };
         if self.temp().is_ok_and(|own| own != checkpoint.temp) {
-            self.remove_soon(&checkpoint.temp).await;
+            self.remove_soon(seat, &checkpoint.temp).await;
         }
     }
 
-    /// Two tries, because the first may find out that its connection is gone.
-    async fn remove_soon(&self, temp: &RemotePath) -> bool {
+    /// Over `held`, the place that the caller has: another one may not be had before that is given back. Two tries, because
+    /// the first may find out that its connection is gone.
+    async fn remove_soon(&self, held: Option<&Seat>, temp: &RemotePath) -> bool {
         let removal = async {
-            let seat = self.engine.pool.seat().await?;
+            let other;
+            let seat = match held {
+                Some(seat) => seat,
+                None => {
+                    other = self.engine.pool.seat().await?;
+                    &other
+                }
+            };
             match seat.remove(temp).await {
                 Err(error) if error.is_connection_lost() => {
                     seat.lost();
@@ -478,8 +500,8 @@ impl FileRun {
         // While an intent is on record, a missing file would mean that it was published.
         let keep = resumable || publish_pending || inspected || self.verified.is_some();
         if !keep {
-            self.discard().await;
-            self.discard_inherited().await;
+            self.discard(None).await;
+            self.discard_inherited(None).await;
         }
         let state = match error.kind {
             // Where a rename is never allowed, nothing is pending: another way to publish must be chosen.

@@ -10,6 +10,7 @@ mod queue;
 mod ranges;
 mod read;
 mod send;
+mod stream;
 mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -95,6 +96,10 @@ pub(crate) struct Inner {
     range_size: u64,
     /// What the first file found out about offset writes; `None` until then.
     offsets: Mutex<Option<bool>>,
+    /// And about going on with a cut stream.
+    continues: Mutex<Option<bool>>,
+    /// Held while one file finds that out, so that the others wait for its answer.
+    learning: tokio::sync::Mutex<()>,
     /// An error that no other file can escape: a refused login, a lost lease.
     halted: Mutex<Option<Error>>,
     halt: CancellationToken,
@@ -109,7 +114,7 @@ impl Engine {
         // On each lane one range is being written and one proved, while two more are on their way.
         let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
         let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
-        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections);
+        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections, tuning.lanes);
         let inner = Inner {
             pool,
             budget,
@@ -117,6 +122,8 @@ impl Engine {
             directories: Directories::new(setup.root.clone()),
             range_size,
             offsets: Mutex::new(None),
+            continues: Mutex::new(None),
+            learning: tokio::sync::Mutex::default(),
             halted: Mutex::new(None),
             halt: setup.stop.child_token(),
             interrupted: AtomicBool::new(false),
@@ -202,5 +209,13 @@ impl Inner {
 
     fn learn_offsets(&self, work: bool) {
         *self.offsets.lock().expect("no panic while holding the lock") = Some(work);
+    }
+
+    fn continues(&self) -> Option<bool> {
+        *self.continues.lock().expect("no panic while holding the lock")
+    }
+
+    fn learn_continues(&self, works: bool) {
+        *self.continues.lock().expect("no panic while holding the lock") = Some(works);
     }
 }

@@ -26,6 +26,9 @@ struct CannotReplace {
     source: Error,
 }
 
+/// Directories with more names than this are not searched for one.
+const MOST_NAMES: usize = 100_000;
+
 impl FileRun {
     /// From here on nothing is sent any more: a failure keeps the verified file and only the rename is tried again.
     pub(super) async fn publish(&mut self, seat: &Seat, temp: RemotePath, mut delivery: Delivery) -> Result<Finished> {
@@ -50,7 +53,7 @@ impl FileRun {
 
     async fn rename(&mut self, seat: &Seat, mut intent: Intent) -> Result<Finished> {
         if let Some(finished) = self.ask_gate().await? {
-            self.discard().await;
+            self.discard(Some(seat)).await;
             return Ok(finished);
         }
         self.recorded = true;
@@ -77,7 +80,7 @@ impl FileRun {
         };
         match outcome {
             Ok(()) => self.confirm(seat, intent).await,
-            Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(error).await,
+            Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(seat, error).await,
             // Our temporary name is gone: either an earlier, unanswered rename did it, or a successor took over.
             Err(error) if error.kind == ErrorKind::DestDirMissing => match self.settle(seat, intent).await? {
                 Some(finished) => Ok(finished),
@@ -97,6 +100,9 @@ impl FileRun {
     }
 
     async fn rename_after_look(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<()> {
+        if seat.capabilities().no_clobber == NoClobber::Checked {
+            return seat.rename(temp, path, RenameMode::NoClobber).await;
+        }
         match seat.stat(path).await {
             Ok(Some(_)) => {
                 return Err(
@@ -166,29 +172,66 @@ impl FileRun {
     }
 
     /// Servers that store names differently than they were given are found out here, not by the partner.
-    async fn confirm(&mut self, seat: &Seat, intent: Intent) -> Result<Finished> {
+    async fn confirm(&mut self, seat: &Seat, mut intent: Intent) -> Result<Finished> {
         if seat.capabilities().exact_names {
             return Ok(delivered(FileState::Delivered, intent));
+        }
+        if !is_plain(intent.path.name()) {
+            match self.stored_exactly(seat, &intent.path).await {
+                Ok(true) => return Ok(delivered(FileState::Delivered, intent)),
+                Ok(false) => return self.stored_otherwise(seat, intent).await,
+                Err(error) if error.is_connection_lost() => return Err(error),
+                Err(error) => intent.delivery.notes.push(format!("could not look for the exact name: {}", chain(&error))),
+            }
         }
         match seat.stat(&intent.path).await {
             Ok(Some(meta)) if meta.size == intent.delivery.pin.size => Ok(delivered(FileState::Delivered, intent)),
             Ok(None) => Ok(delivered(FileState::Collected, intent)),
             Ok(Some(meta)) => {
-                let mut intent = intent;
                 intent.delivery.notes.push(format!("the size was {} just after publishing", meta.size));
                 Ok(delivered(FileState::Delivered, intent))
             }
             Err(error) => {
-                let mut intent = intent;
                 intent.delivery.notes.push(format!("could not look after publishing: {}", chain(&error)));
                 Ok(delivered(FileState::Delivered, intent))
             }
         }
     }
 
-    async fn name_taken(&mut self, error: Error) -> Result<Finished> {
+    async fn stored_exactly(&self, seat: &Seat, path: &RemotePath) -> Result<bool> {
+        let parent = path.parent().unwrap_or_else(RemotePath::root);
+        let entries = seat.list(&parent, MOST_NAMES).await?;
+        let found = entries.iter().any(|entry| entry.exact && entry.name == path.name());
+        if !found && entries.len() >= MOST_NAMES {
+            return Err(Error::new(ErrorKind::DestProtocol, "find", path).because("its directory has too many names"));
+        }
+        Ok(found)
+    }
+
+    /// The exact name is not there: the partner has collected the file, or the server took another name for it.
+    async fn stored_otherwise(&mut self, seat: &Seat, mut intent: Intent) -> Result<Finished> {
+        if !is_there(seat, &intent.path).await? {
+            return Ok(delivered(FileState::Collected, intent));
+        }
+        // Out of the partner's sight again, by the same way of naming it.
+        match seat.rename(&intent.path, &intent.temp, RenameMode::NoClobber).await {
+            Ok(()) => {
+                let why = "the server stores this name differently than it was given; --name can give the file another one";
+                // The records must not take a file that is gone for one that was collected.
+                self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
+                self.verified = None;
+                Err(Error::new(ErrorKind::DestNameInvalid, "publish", &intent.path).because(why))
+            }
+            Err(error) => {
+                intent.delivery.notes.push(format!("the server stored the file under a name that differs: {}", chain(&error)));
+                Ok(delivered(FileState::Delivered, intent))
+            }
+        }
+    }
+
+    async fn name_taken(&mut self, seat: &Seat, error: Error) -> Result<Finished> {
         if self.engine.setup.wishes.if_exists == IfExists::Skip {
-            self.discard().await;
+            self.discard(Some(seat)).await;
             return Ok(Finished { state: FileState::Skipped, delivery: None });
         }
         Err(error)
@@ -273,6 +316,12 @@ pub(super) async fn is_there(seat: &Seat, path: &RemotePath) -> Result<bool> {
         Err(error) if error.kind == ErrorKind::DestDirMissing => Ok(false),
         Err(_) => Err(refused),
     }
+}
+
+/// Names that every server stores as they are given.
+fn is_plain(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+' | b'=' | b',' | b'@');
+    name.bytes().all(plain) && !name.starts_with('-') && !name.ends_with('.')
 }
 
 fn delivered(state: FileState, intent: Intent) -> Finished {

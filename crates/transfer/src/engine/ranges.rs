@@ -44,13 +44,23 @@ impl FileRun {
 
         let lane = {
             let _sending = engine.setup.meter.step(Step::Sending);
-            self.move_ranges(Lane::new(seat.clone(), writer), &plan, &temp, &capabilities).await?
+            let lane = self.move_ranges(Lane::new(seat.clone(), writer), &plan, &temp, &capabilities).await?;
+            lane.writer.finish().await.inspect_err(|e| self.note_loss(&lane.seat, e))?;
+            lane
         };
 
         let _verifying = engine.setup.meter.step(Step::Verifying);
         let sheet = self.sheet.as_ref().expect("a file that was sent has a sheet");
-        let (crc, proof, digests) = (sheet.crc(), sheet.proof(), sheet.digests().finish());
+        let (crc, mut proof, digests) = (sheet.crc(), sheet.proof(), sheet.digests().finish());
+        let streamed = sheet.notes().is_some();
         self.check_source(crc, digests.0.as_deref())?;
+        let mut plan = plan;
+        if streamed {
+            match self.prove_stream(&*lane.writer, plan.grade).await {
+                Ok(count) => proof = count,
+                Err(error) => plan = self.prove_without_reading(&lane.seat, error, resumed)?,
+            }
+        }
         let finished = async {
             let synced = self.finish_file(&*lane.writer, &capabilities, plan.grade).await?;
             lane.writer.close().await?;
@@ -80,9 +90,14 @@ impl FileRun {
             info!(file = %self.task.number, "the interrupted attempt cannot be continued; starting over");
             self.notes.push("an interrupted attempt could not be continued; sent again from the start".to_owned());
             self.opened = true;
-            self.start_over().await?;
+            self.start_over(Some(seat)).await?;
+        }
+        if self.opened && self.capabilities(seat).is_stream() {
+            // A cut stream may still be written to by the server: it gets no second writer, the file another name.
+            self.start_over(Some(seat)).await?;
         }
         let temp = self.temp()?;
+        self.learn_to_continue(seat, &temp).await?;
         let mut writer = self.open_new(seat, &temp).await?;
         if seat.capabilities().offset_writes && self.engine.offsets_work().is_none() {
             let work = offsets_work(&*writer, self.readable && seat.capabilities().read).await?;
@@ -96,14 +111,21 @@ impl FileRun {
         }
         let capabilities = self.capabilities(seat);
         let plan = self.plan(&capabilities, false)?;
+        let (size, range_size) = (self.task.pin.size, self.engine.range_size);
         let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
-        self.sheet = Some(Sheet::new(self.task.pin.size, self.engine.range_size, plan.digests, needs_proof, capabilities.sync));
+        self.sheet = Some(match capabilities.is_stream() {
+            true => Sheet::stream(size, range_size, plan.digests, plan.grade == Grade::Sampled),
+            false => Sheet::new(size, range_size, plan.digests, needs_proof, capabilities.sync),
+        });
         Ok(writer)
     }
 
     /// Opens the temporary file of an interrupted attempt; `None` when it must start over.
     async fn reopen(&mut self, seat: &Arc<Seat>, plan: &Plan) -> Result<Option<Box<dyn Writer>>> {
         let capabilities = self.capabilities(seat);
+        if capabilities.is_stream() {
+            return self.reopen_stream(seat, plan, &capabilities).await;
+        }
         if !capabilities.offset_writes {
             return Ok(None);
         }
@@ -154,7 +176,7 @@ impl FileRun {
 
     /// Renames the file of an earlier epoch to our own name. That does not stop a writer of that epoch, whose bytes are
     /// the same at the same offsets, but it makes its publish fail. `false`: not possible, start over.
-    async fn take_over(&mut self, seat: &Arc<Seat>, checkpoint: &Checkpoint, temp: &RemotePath) -> Result<bool> {
+    pub(super) async fn take_over(&mut self, seat: &Arc<Seat>, checkpoint: &Checkpoint, temp: &RemotePath) -> Result<bool> {
         let setup = &self.engine.setup;
         if setup.wishes.publish == Publish::InPlace || &checkpoint.temp == temp {
             return Ok(true);

@@ -43,6 +43,7 @@ pub(super) struct Work {
     temp: RemotePath,
     attempt: u32,
     grade: Grade,
+    streams: bool,
     sheet: Mutex<Sheet>,
     queue: Queue,
     /// Something worth a checkpoint happened.
@@ -137,7 +138,7 @@ impl Work {
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
         }
-        self.sheet().read_hashed(parcel.index, parcel.data.len() as u64, crc, digests);
+        self.sheet().read_hashed(parcel.index, &parcel.data, crc, digests);
         Ok(())
     }
 
@@ -184,8 +185,11 @@ impl Work {
             self.engine.setup.meter.sent(length);
             self.engine.setup.meter.done(length);
         }
-        let proof = self.engine.prove(&*lane.writer, self.grade, parcel.offset, &parcel.data).await?;
-        self.sheet().proved(parcel.index, proof);
+        // A stream is proved when it is whole: reading would end it.
+        if !self.streams {
+            let proof = self.engine.prove(&*lane.writer, self.grade, parcel.offset, &parcel.data).await?;
+            self.sheet().proved(parcel.index, proof);
+        }
         self.dirty.notify_one();
         Ok(())
     }
@@ -309,13 +313,15 @@ impl FileRun {
     /// Moves what the sheet misses over as many lanes as the plan and the server allow. Returns a live lane.
     pub(super) async fn move_ranges(&mut self, first: Lane, plan: &Plan, temp: &RemotePath, capabilities: &Capabilities) -> Result<Lane> {
         let engine = self.engine.clone();
+        let sheet = self.sheet.take().expect("ranges are moved after the sheet was made");
         let work = Arc::new(Work {
             number: self.task.number,
             pin: self.task.pin.clone(),
             temp: temp.clone(),
             attempt: self.attempt,
             grade: plan.grade,
-            sheet: Mutex::new(self.sheet.take().expect("ranges are moved after the sheet was made")),
+            streams: sheet.notes().is_some(),
+            sheet: Mutex::new(sheet),
             queue: Queue::default(),
             dirty: Notify::new(),
             error: Mutex::new(None),

@@ -18,6 +18,10 @@ impl FileRun {
         let capabilities = self.capabilities(seat);
         // Known to refuse our own reads or digests: find out before a byte is sent.
         self.plan(&capabilities, false)?;
+        if self.opened && capabilities.is_stream() {
+            // A cut stream may still be written to by the server: it gets no second writer, the file another name.
+            self.start_over(Some(seat)).await?;
+        }
         let temp = self.temp()?;
         let size = self.task.pin.size;
         let wishes = &engine.setup.wishes;
@@ -45,7 +49,7 @@ impl FileRun {
                 Ok(None) => {}
                 Ok(Some(finished)) => {
                     writer.close().await?;
-                    self.discard().await;
+                    self.discard(Some(seat)).await;
                     return Ok(finished);
                 }
                 Err(error) => {
@@ -56,7 +60,7 @@ impl FileRun {
         }
         // Opening may have taught us that this directory cannot be read.
         let capabilities = self.capabilities(seat);
-        let plan = self.plan(&capabilities, false)?;
+        let mut plan = self.plan(&capabilities, false)?;
 
         let crc = crc64(&data);
         let mut digests = StreamDigests::new(plan.digests);
@@ -83,9 +87,13 @@ impl FileRun {
         drop(sending);
 
         let _verifying = engine.setup.meter.step(Step::Verifying);
+        writer.finish().await.inspect_err(|e| self.note_loss(seat, e))?;
         let proof = match engine.prove(&*writer, plan.grade, 0, &data).await {
             Ok(proof) => proof,
-            Err(error) => return Err(self.read_refused(error)),
+            Err(error) => {
+                plan = self.prove_without_reading(seat, error, false)?;
+                Default::default()
+            }
         };
         drop(data);
         let synced = self.finish_file(&*writer, &capabilities, plan.grade).await?;

@@ -245,7 +245,9 @@ async fn log_in(shared: &Shared, control: &mut Control) -> Result<()> {
         _ => return Err(refused(reply)),
     }
     let Some(password) = &config.password else {
-        return Err(Error::new(ErrorKind::DestAuth, OPERATION, shared.server()).because("the server asks for a password, and none was given"));
+        return Err(
+            Error::new(ErrorKind::DestAuth, OPERATION, shared.server()).because("the server asks for a password, and none was given")
+        );
     };
     let reply = control.ask(Command::new("PASS", password.expose()).map_err(invalid)?, bound).await.map_err(lost)?;
     match reply.code {

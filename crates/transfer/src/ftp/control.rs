@@ -80,7 +80,10 @@ impl Control {
         if self.parser.is_empty() && self.waiting.is_empty() {
             Ok(self.stream)
         } else {
-            Err(Lost::new(ErrorKind::DestTls, "there are bytes in clear text behind the answer to AUTH TLS; somebody may have put them there"))
+            Err(Lost::new(
+                ErrorKind::DestTls,
+                "there are bytes in clear text behind the answer to AUTH TLS; somebody may have put them there",
+            ))
         }
     }
 
@@ -195,7 +198,9 @@ impl Control {
         };
         match tokio::time::timeout(bound, sending).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.parting_words(Lost::new(ErrorKind::NetworkReset, "the control connection broke").because(error)).await),
+            Ok(Err(error)) => {
+                return Err(self.parting_words(Lost::new(ErrorKind::NetworkReset, "the control connection broke").because(error)).await);
+            }
             Err(_) => return Err(Lost::new(ErrorKind::NetworkStalled, "the server takes no more commands")),
         }
         self.torn = false;
@@ -244,6 +249,11 @@ impl Control {
     /// A NOOP while a transfer runs.
     pub async fn keep_alive(&mut self, bound: Duration) -> Result<(), Lost> {
         self.put(&[Command::word("NOOP")], Sent::KeepAlive, bound).await
+    }
+
+    /// A command has not had its last reply yet.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.contains(&Sent::Command)
     }
 
     pub fn keep_alive_waits(&self) -> bool {

@@ -107,7 +107,10 @@ fn any(text: &str, phrases: &[&str]) -> bool {
 }
 
 fn speaks_of_space(text: &str) -> bool {
-    any(text, &["no space", "disk full", "disk is full", "quota", "enough space", "insufficient s", "out of space", "disk space", "storage"])
+    any(
+        text,
+        &["no space", "disk full", "disk is full", "quota", "enough space", "insufficient s", "out of space", "disk space", "storage"],
+    )
 }
 
 pub(super) fn says_missing(text: &str) -> bool {
@@ -135,7 +138,9 @@ pub(super) fn class(reply: &Reply) -> Option<ErrorKind> {
         _ if speaks_of_space(&text) => Some(ErrorKind::DestNoSpace),
         // ProFTPD: "Overwrite permission denied".
         _ if any(&text, &["overwrite", "file exists", "already exist"]) => Some(ErrorKind::DestExists),
-        _ if any(&text, &["name too long", "prohibited file name", "invalid file name", "illegal name"]) => Some(ErrorKind::DestNameInvalid),
+        _ if any(&text, &["name too long", "prohibited file name", "invalid file name", "illegal name"]) => {
+            Some(ErrorKind::DestNameInvalid)
+        }
         _ if says_missing(&text) => Some(ErrorKind::DestDirMissing),
         _ if says_denied(&text) => Some(ErrorKind::DestDenied),
         _ => None,
@@ -159,10 +164,11 @@ pub(super) fn class_of_login(reply: &Reply, clear: bool) -> ErrorKind {
     let text = reply.words();
     let crowded = any(&text, &["too many", "maximum number", "max number", "connection limit", "try again later", "limit reached"]);
     match reply.code {
+        430 | 431 => ErrorKind::DestAuth,
         400..500 => ErrorKind::DestUnreachable,
         _ if crowded => ErrorKind::DestUnreachable,
         500..600 if clear && any(&text, &["tls", "ssl", "encrypt", "secure"]) => ErrorKind::DestTls,
-        530 | 430..=431 | 500..600 | 332 => ErrorKind::DestAuth,
+        500..600 | 332 => ErrorKind::DestAuth,
         _ => ErrorKind::DestProtocol,
     }
 }
@@ -210,7 +216,10 @@ mod tests {
     #[test]
     fn only_a_clear_no_parks_the_login() {
         assert_eq!(class_of_login(&reply(530, "Login incorrect."), false), ErrorKind::DestAuth);
-        assert_eq!(class_of_login(&reply(530, "Sorry, the maximum number of clients (1) already connected"), false), ErrorKind::DestUnreachable);
+        assert_eq!(
+            class_of_login(&reply(530, "Sorry, the maximum number of clients (1) already connected"), false),
+            ErrorKind::DestUnreachable
+        );
         assert_eq!(class_of_login(&reply(421, "Too many users"), false), ErrorKind::DestUnreachable);
         assert_eq!(class_of_login(&reply(530, "Non-anonymous sessions must use encryption."), true), ErrorKind::DestTls);
         assert_eq!(class_of_login(&reply(530, "Non-anonymous sessions must use encryption."), false), ErrorKind::DestAuth);

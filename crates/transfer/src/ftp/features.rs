@@ -71,8 +71,11 @@ impl Features {
         }
         // vsftpd says its name in a banner that many installations replace; nobody else offers exactly this.
         let named = String::from_utf8_lossy(greeting).to_ascii_lowercase().contains("vsftpd");
-        let rest: Vec<&str> =
-            plain_names.iter().map(String::as_str).filter(|name| !matches!(*name, "AUTH TLS" | "AUTH SSL" | "PBSZ" | "PROT" | "UTF8")).collect();
+        let rest: Vec<&str> = plain_names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !matches!(*name, "AUTH TLS" | "AUTH SSL" | "PBSZ" | "PROT" | "UTF8"))
+            .collect();
         let shaped = rest == ["EPRT", "EPSV", "MDTM", "PASV", "REST STREAM", "SIZE", "TVFS"];
         features.set_time_by_query = (named || shaped) && !features.set_time && plain_names.iter().any(|name| name == "MDTM");
         features

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue, WebPkiServerVerifier};
+use rustls::client::{
+    ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue, WebPkiServerVerifier,
+};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -127,10 +129,11 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 }
 
 fn own_certificate(chain: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let bytes = zeroize::Zeroizing::new(read_pem("--tls-key", key)?);
-    let private = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|_| unusable(format!("--tls-key {}", key.display()), "it holds no private key in PEM form that can be read without a password"))?;
-    Ok((certificates("--tls-cert", chain)?, private))
+    let bytes = zeroize::Zeroizing::new(read_pem("--client-key", key)?);
+    let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        unusable(format!("--client-key {}", key.display()), "it holds no private key in PEM form that can be read without a password")
+    })?;
+    Ok((certificates("--client-cert", chain)?, private))
 }
 
 /// The SHA-256 that a pin names: `SHA256:` and base64, or hexadecimal digits with or without colons.
@@ -292,7 +295,9 @@ impl TlsSession {
         };
         match reason {
             CertificateError::ApplicationVerificationFailure => {
-                format!("the server presented {presented}, which no --tls-pin names; if the partner announced a new certificate, change the pin")
+                format!(
+                    "the server presented {presented}, which no --tls-pin names; if the partner announced a new certificate, change the pin"
+                )
             }
             CertificateError::UnknownIssuer => format!(
                 "the server presented {presented}, signed by itself or by an authority that is not trusted here; give that authority with --ca-file, or {pin}"

@@ -154,7 +154,8 @@ struct FailingConnection {
 
 impl FailingConnection {
     fn writer(&self, inner: Box<dyn Writer>) -> Box<dyn Writer> {
-        Box::new(FailingWriter { inner, link: self.link.clone() })
+        let stream = self.inner.capabilities().is_stream();
+        Box::new(FailingWriter { inner, link: self.link.clone(), stream })
     }
 }
 
@@ -225,6 +226,7 @@ impl Connection for FailingConnection {
 struct FailingWriter {
     inner: Box<dyn Writer>,
     link: Arc<Link>,
+    stream: bool,
 }
 
 #[async_trait]
@@ -247,6 +249,14 @@ impl Writer for FailingWriter {
 
     async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
         self.link.call("set attributes", self.inner.set_attributes(modified, permissions)).await
+    }
+
+    async fn finish(&self) -> Result<()> {
+        // Nothing to break where there is nothing to end.
+        if !self.stream {
+            return self.inner.finish().await;
+        }
+        self.link.call("finish", self.inner.finish()).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -13,3 +13,4 @@ mod s3;
 mod semantics;
 mod servers;
 mod sftp;
+mod streams;

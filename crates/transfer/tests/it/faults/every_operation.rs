@@ -207,6 +207,44 @@ async fn an_old_file_that_stepped_aside_is_never_lost_and_never_left() {
     }
 }
 
+/// A server as FTP ones are: a file is one stream, and nothing is confirmed before its end.
+fn stream(size: usize) -> Course {
+    let capabilities = Capabilities {
+        offset_writes: false,
+        confirms_writes: false,
+        continues: true,
+        sync: false,
+        no_clobber: NoClobber::Unsupported,
+        multiplex: 1,
+        ..Course::new(1).capabilities
+    };
+    Course { capabilities, range_size: 512 << 10, ..Course::new(size) }
+}
+
+// Mutation: `find_place` takes the last boundary of all instead of the last one that the server still has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_survives_any_operation_broken_once() {
+    for size in [1000, 2_500_000] {
+        broken_once(stream(size)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_survives_any_operation_broken_for_good() {
+    for size in [1000, 2_500_000] {
+        broken_for_good(stream(size)).await;
+    }
+}
+
+// A server that cannot go on with a file gets it from the start, under another name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_cannot_be_continued_survives_any_operation_broken() {
+    let course = stream(2_500_000);
+    let course = Course { capabilities: Capabilities { continues: false, ..course.capabilities.clone() }, ..course };
+    broken_once(course.clone()).await;
+    broken_for_good(course).await;
+}
+
 // E6. Mutation: a cancelled file is given up (its temporary file removed, `failed` recorded) instead of left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_at_any_operation_leaves_all_or_nothing_and_can_be_resumed() {

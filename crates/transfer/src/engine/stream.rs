@@ -1,0 +1,323 @@
+//! Files that travel as one stream to a server that confirms nothing before its end: going on where a stream was cut,
+//! finding out whether a server lets us, and the proof that follows when the file is whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{Grade, Publish, RemotePath};
+use tracing::{debug, info, warn};
+
+use super::file::FileRun;
+use crate::digest::combine;
+use crate::error::chain;
+use crate::plan::Plan;
+use crate::pool::Seat;
+use crate::sheet::{ProofCount, Sheet};
+use crate::stream::{Boundary, ReadBack};
+use crate::{Capabilities, CreateOptions, Error, ErrorKind, OpenMode, Result, Writer};
+
+/// A server may still be writing what an earlier connection brought: the size must stay the same for so many of the
+/// first wait before a retry (2 s by default).
+const STILL: u32 = 4;
+/// So often a growing file is looked at before the stream goes on from where it is now.
+const LOOKS: usize = 5;
+/// A seam that does not hold what was sent is left for an earlier one, so often.
+const SEAMS: usize = 3;
+/// Refusals to go on before the file starts over.
+const REFUSALS: u32 = 2;
+/// The part of a stream that is read back between two notes of how far it came.
+const READ_BACK_STEP: u64 = 16 << 20;
+
+impl FileRun {
+    /// Opens the temporary file where a cut stream goes on; `None` when it must start over.
+    pub(super) async fn reopen_stream(
+        &mut self,
+        seat: &Arc<Seat>,
+        plan: &Plan,
+        capabilities: &Capabilities,
+    ) -> Result<Option<Box<dyn Writer>>> {
+        let sampled = plan.grade == Grade::Sampled;
+        let fresh = self.sheet.is_none();
+        let before = self.counted();
+        let temp = match (self.sheet.is_some(), self.task.checkpoint.clone()) {
+            (true, _) => self.temp()?,
+            (false, None) => return Ok(None),
+            (false, Some(checkpoint)) => {
+                self.attempt = checkpoint.attempt;
+                let Some(sheet) = Sheet::resume_stream(&checkpoint, plan.digests, sampled) else { return Ok(None) };
+                let temp = self.temp()?;
+                if !self.take_over(seat, &checkpoint, &temp).await? {
+                    return Ok(None);
+                }
+                self.opened = true;
+                self.sheet = Some(sheet);
+                temp
+            }
+        };
+        let outcome = self.find_place(seat, &temp, capabilities).await;
+        match &outcome {
+            Ok(Some(_)) => {
+                self.engine.setup.meter.undone(before);
+                self.engine.setup.meter.done(self.counted());
+            }
+            // What was not continued is not counted either.
+            Ok(None) | Err(_) if fresh => self.sheet = None,
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Finds the last boundary that the server still has, puts the sheet there, and opens the file behind it.
+    async fn find_place(&mut self, seat: &Arc<Seat>, temp: &RemotePath, capabilities: &Capabilities) -> Result<Option<Box<dyn Writer>>> {
+        let Some(there) = self.settled_size(seat, temp).await? else { return Ok(None) };
+        self.suspect_full_disk(there)?;
+        let size = self.task.pin.size;
+        let mut upper = there.min(size);
+        for _ in 0..SEAMS {
+            let boundary = self.sheet.as_ref().and_then(|s| s.notes()?.up_to(upper).cloned());
+            let Some(boundary) = boundary else { return Ok(None) };
+            let whole = boundary.offset == size;
+            let refused = self.refusals >= REFUSALS || !capabilities.continues || self.engine.continues() == Some(false);
+            if !capabilities.read || (!whole && refused) {
+                return Ok(None);
+            }
+            if !self.seam_holds(seat, temp, &boundary).await? {
+                if !self.readable {
+                    return Ok(None);
+                }
+                debug!(file = %self.task.number, offset = boundary.offset, "the seam does not hold what was sent");
+                upper = boundary.offset.saturating_sub(1);
+                continue;
+            }
+            let mode = if whole { OpenMode::Existing } else { OpenMode::Continue(boundary.offset) };
+            let options = CreateOptions { mode, read: capabilities.read, permissions: None };
+            let writer = match seat.open(temp, options).await {
+                Ok(writer) => writer,
+                Err(error) => {
+                    self.refusals += 1;
+                    if error.is_connection_lost() {
+                        return Err(error);
+                    }
+                    debug!(error = %chain(&error), "the server does not go on with a cut file");
+                    if matches!(error.kind, ErrorKind::DestDenied | ErrorKind::DestProtocol) {
+                        self.engine.learn_continues(false);
+                    }
+                    return Ok(None);
+                }
+            };
+            let placed = self.sheet.as_mut().is_some_and(|sheet| sheet.go_back_to(&boundary));
+            if !placed {
+                return Ok(None);
+            }
+            info!(file = %self.task.number, offset = boundary.offset, "going on with the cut stream");
+            return Ok(Some(writer));
+        }
+        Ok(None)
+    }
+
+    /// The size of the file once nobody writes to it any more; `None` when it is gone or cannot be looked at.
+    async fn settled_size(&self, seat: &Seat, temp: &RemotePath) -> Result<Option<u64>> {
+        let mut last = None;
+        for _ in 0..LOOKS {
+            let now = match seat.stat(temp).await {
+                Ok(Some(found)) if !found.directory => found.size,
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_connection_lost() => return Err(error),
+                Err(_) => return Ok(None),
+            };
+            if last == Some(now) || now >= self.task.pin.size {
+                return Ok(Some(now));
+            }
+            last = Some(now);
+            self.engine.pause(self.engine.setup.tuning.backoff.base * STILL).await?;
+        }
+        Ok(last)
+    }
+
+    /// Servers hide a full disk behind other words, or silence: a file that stopped growing at the same byte twice,
+    /// while the line was not cut, most likely met one.
+    fn suspect_full_disk(&mut self, there: u64) -> Result<()> {
+        let Some(kind) = self.last_failure else { return Ok(()) };
+        let cut = matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable);
+        let stopped = !cut && there < self.task.pin.size && self.stopped_at == Some(there);
+        self.stopped_at = (!cut).then_some(there);
+        if !stopped {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::DestNoSpace, "write", &self.task.path).because(format!(
+            "the file stopped growing at {there} bytes twice: the server's disk or this account's quota is probably full"
+        )))
+    }
+
+    /// Whether the bytes before a boundary are the ones that were sent.
+    async fn seam_holds(&mut self, seat: &Seat, temp: &RemotePath, boundary: &Boundary) -> Result<bool> {
+        let reader = match seat.open_read(temp).await {
+            Ok(reader) => reader,
+            Err(error) => return self.unreadable(error),
+        };
+        let range = boundary.offset - boundary.tail_length..boundary.offset;
+        let read = match self.engine.remote_crc(&*reader, range).await {
+            Ok(read) => read,
+            Err(error) => return self.unreadable(error),
+        };
+        reader.close().await?;
+        Ok(read == (boundary.tail_crc, boundary.tail_length))
+    }
+
+    fn unreadable(&mut self, error: Error) -> Result<bool> {
+        match error.kind {
+            _ if error.is_connection_lost() => Err(error),
+            ErrorKind::DestDenied => {
+                self.readable = false;
+                Ok(false)
+            }
+            ErrorKind::DestDirMissing => Ok(false),
+            _ => Err(error),
+        }
+    }
+
+    /// Before the first byte of a large file: does this server go on with a file at an offset, as it says? Tried on our own
+    /// temporary file, which is removed again; once per server.
+    pub(super) async fn learn_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<()> {
+        let capabilities = self.capabilities(seat);
+        if !capabilities.is_stream() || self.engine.setup.wishes.publish == Publish::InPlace {
+            return Ok(());
+        }
+        let engine = self.engine.clone();
+        let _others_wait = engine.learning.lock().await;
+        if self.engine.continues().is_some() {
+            return Ok(());
+        }
+        let works = match capabilities.continues && capabilities.read {
+            true => {
+                let outcome = self.try_to_continue(seat, temp).await;
+                if self.opened {
+                    seat.remove(temp).await?;
+                    self.opened = false;
+                }
+                outcome?
+            }
+            false => false,
+        };
+        self.engine.learn_continues(works);
+        if !works {
+            self.engine.pool.note("this server cannot go on with an interrupted file (resume=not_supported); it would start over");
+        }
+        Ok(())
+    }
+
+    async fn try_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<bool> {
+        const MARK: &[u8] = b"fileferry resume";
+        let length = MARK.len() as u64;
+        let refused =
+            |error: Error| if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(false) };
+        let writer = self.open_new(seat, temp).await?;
+        writer.write_at(0, Bytes::from_static(MARK)).await?;
+        writer.close().await?;
+        let options = CreateOptions { mode: OpenMode::Continue(length), read: true, permissions: None };
+        let writer = match seat.open(temp, options).await {
+            Ok(writer) => writer,
+            Err(error) => return refused(error),
+        };
+        let continued = async {
+            writer.write_at(length, Bytes::from_static(MARK)).await?;
+            writer.finish().await
+        };
+        if let Err(error) = continued.await {
+            return refused(error);
+        }
+        let read = match writer.read_at(0, 2 * MARK.len() + 1).await {
+            Ok(read) => read,
+            Err(error) if error.kind == ErrorKind::DestDenied => {
+                self.readable = false;
+                writer.close().await?;
+                return Ok(false);
+            }
+            Err(error) => return refused(error),
+        };
+        writer.close().await?;
+        Ok(read[..] == [MARK, MARK].concat()[..])
+    }
+
+    /// The proof of a whole stream, read from the destination: everything, or the samples that were noted on the way.
+    pub(super) async fn prove_stream(&mut self, writer: &dyn Writer, grade: Grade) -> Result<ProofCount> {
+        match grade {
+            Grade::ReadBack => self.read_back(writer).await,
+            Grade::Sampled => self.compare_samples(writer).await,
+            _ => Ok(ProofCount::default()),
+        }
+    }
+
+    async fn read_back(&mut self, writer: &dyn Writer) -> Result<ProofCount> {
+        let engine = self.engine.clone();
+        let temp = self.temp()?;
+        let sheet = self.sheet.as_mut().expect("a stream that was sent has a sheet");
+        let size = self.task.pin.size;
+        let mut done = sheet.notes().map_or_else(ReadBack::default, |n| n.read_back);
+        let mut stored = done.bytes;
+        while done.bytes < size {
+            let step = done.bytes..(done.bytes + READ_BACK_STEP).min(size);
+            let wanted = step.end - step.start;
+            let (crc, length) = engine.remote_crc(writer, step).await?;
+            engine.setup.meter.proved(length);
+            done = ReadBack { bytes: done.bytes + length, crc: combine(done.crc, crc, length) };
+            if length < wanted {
+                return Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content of", &self.task.path)
+                    .because(format!("the destination returned {} of the {size} bytes sent", done.bytes)));
+            }
+            sheet.read_back(done);
+            // A boundary tells early, and where.
+            let known = sheet.notes().and_then(|n| n.up_to(done.bytes)).filter(|b| b.offset == done.bytes).map(|b| b.crc);
+            if known.is_some_and(|crc| crc != done.crc) {
+                break;
+            }
+            if done.bytes - stored >= 4 * READ_BACK_STEP {
+                stored = done.bytes;
+                let checkpoint = sheet.checkpoint(&self.task.pin, &temp, self.attempt, engine.setup.epoch);
+                let saved = engine.setup.ledger.checkpoint(self.task.number, &checkpoint, size).await;
+                match saved {
+                    Err(error) if error.kind == ErrorKind::LeaseLost => return Err(error),
+                    Err(error) => warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved"),
+                    Ok(()) => {}
+                }
+            }
+        }
+        if done.bytes == size && done.crc == sheet.crc() {
+            return Ok(ProofCount { bytes: size, blocks: size.div_ceil(READ_BACK_STEP) });
+        }
+        sheet.read_back(ReadBack::default());
+        let sent = if done.bytes == size { sheet.crc().to_string() } else { "other bytes".to_owned() };
+        Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content of", &self.task.path)
+            .because(format!("of the first {} bytes there crc64nvme is {}, of those sent {sent}", done.bytes, done.crc)))
+    }
+
+    async fn compare_samples(&mut self, writer: &dyn Writer) -> Result<ProofCount> {
+        let sheet = self.sheet.as_ref().expect("a stream that was sent has a sheet");
+        let samples = sheet.notes().map(|n| n.samples.clone()).unwrap_or_default();
+        let mut count = ProofCount::default();
+        for sample in samples {
+            let Some(sent) = sample.crc else { continue };
+            let (there, length) = self.engine.remote_crc(writer, sample.offset..sample.offset + sample.length).await?;
+            self.engine.setup.meter.proved(length);
+            if (there, length) != (sent, sample.length) {
+                return Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content of", &self.task.path).because(format!(
+                    "of the {} bytes from {} there crc64nvme is {there}, of those sent {sent}",
+                    sample.length, sample.offset
+                )));
+            }
+            count.bytes += length;
+            count.blocks += 1;
+        }
+        Ok(count)
+    }
+
+    /// The proof that was planned turned out to be refused, though the file is there: is one without reading good enough?
+    pub(super) fn prove_without_reading(&mut self, seat: &Seat, error: Error, resumed: bool) -> Result<Plan> {
+        if error.kind != ErrorKind::DestDenied || !self.readable {
+            return Err(error);
+        }
+        self.readable = false;
+        let capabilities = self.capabilities(seat);
+        self.plan(&capabilities, resumed)
+    }
+}
