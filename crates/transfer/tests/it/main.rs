@@ -7,6 +7,7 @@ mod failing;
 mod faults;
 mod faults_source;
 mod ftp;
+mod fuzzing;
 mod harness;
 mod hostile_sftp;
 mod s3;
