@@ -7,6 +7,7 @@ mod failing;
 mod faults;
 mod faults_source;
 mod harness;
+mod hostile_ftp;
 mod hostile_sftp;
 mod s3;
 mod semantics;
