@@ -309,7 +309,11 @@ async fn settle_terms(
     // One command alone tells the time of a round trip.
     let started = Instant::now();
     let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
-    control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    if answer.code == 257 {
+        // That is PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
+        return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
+    }
     let round_trip = started.elapsed();
 
     let mut notes = Vec::new();
