@@ -117,11 +117,19 @@ impl FtpConnection {
             OpenMode::Truncate => None,
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
-                if let Ok(Look::Found(_)) = session.judge_file(&replies) {
-                    return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
+                match session.judge_file(&replies) {
+                    Ok(Look::Found(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
+                    Ok(Look::Nothing) => Some(place),
+                    Ok(Look::Unclear) | Err(_) => {
+                        drop(place);
+                        match session.look(&mut line, path).await {
+                            Ok(Some(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
+                            Err(Failure::Lost(lost)) => return Err(lost.into()),
+                            // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
+                            Ok(None) | Err(_) => None,
+                        }
+                    }
                 }
-                Some(place)
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {
@@ -156,32 +164,29 @@ impl FtpConnection {
         let session = &self.session;
         let (old, new) = (session.wire(from), session.wire(to));
         let mut line = self.line().await?;
-        let mut commands = match mode {
-            RenameMode::NoClobber => session.ask_file(&new)?,
-            RenameMode::Replace => Vec::new(),
-        };
-        let looks = commands.len();
-        commands.push(Command::new("RNFR", &old)?);
-        let replies = line.ask_all(&commands).await?;
-        if looks > 0 {
-            let taken = match session.judge_file(&replies[..looks])? {
-                Look::Found(_) => true,
-                Look::Nothing => false,
-                Look::Unclear => session.look(&mut line, to).await?.is_some(),
+        if mode == RenameMode::NoClobber {
+            let replies = line.ask_all(&session.ask_file(&new)?).await?;
+            let taken = match session.judge_file(&replies) {
+                Ok(Look::Found(_)) => true,
+                Ok(Look::Nothing) => false,
+                Ok(Look::Unclear) | Err(_) => session.look(&mut line, to).await?.is_some(),
             };
             if taken {
                 return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
             }
         }
-        let reply = &replies[looks];
-        if !reply.is_intermediate() {
+        // Only now: after RNFR, ProFTPD takes nothing but RNTO.
+        let mut replies = line.ask_all(&[Command::new("RNFR", &old)?, Command::new("RNTO", &new)?]).await?;
+        let (Some(reply), Some(begun)) = (replies.pop(), replies.pop()) else {
+            return Err(Failure::refused(ErrorKind::Internal, "two commands have two replies"));
+        };
+        if !begun.is_intermediate() {
             return Err(match session.look(&mut line, from).await {
-                Ok(None) => Failure::Reply(reply.clone(), Some(ErrorKind::DestDirMissing)),
+                Ok(None) => Failure::Reply(begun, Some(ErrorKind::DestDirMissing)),
                 Err(Failure::Lost(lost)) => lost.into(),
-                _ => reply.clone().into(),
+                _ => begun.into(),
             });
         }
-        let reply = line.ask(Command::new("RNTO", &new)?).await?;
         if reply.is_positive() {
             return Ok(());
         }

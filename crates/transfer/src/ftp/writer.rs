@@ -177,10 +177,10 @@ impl FtpWriter {
             if let Err(failure) = self.session.begin(line, None, wanted).await {
                 // Servers refuse to begin beyond the end in words of their own.
                 if matches!(failure, Failure::Reply(..)) && offset > 0 {
-                    let size = line.ask(Command::new("SIZE", &self.wire)?).await?;
-                    let size = super::look::number(size.first()).filter(|_| size.code == 213);
-                    if size.is_some_and(|size| size <= offset) {
-                        return Ok(Bytes::new());
+                    match self.session.look(line, &self.path).await {
+                        Ok(Some(found)) if found.size <= offset => return Ok(Bytes::new()),
+                        Err(Failure::Lost(lost)) => return Err(lost.into()),
+                        _ => {}
                     }
                 }
                 return Err(failure);
