@@ -37,6 +37,9 @@ pub(super) struct Known {
     pub wants_resumption: AtomicBool,
     /// A data connection that resumed nothing has carried a file.
     pub takes_any_session: AtomicBool,
+    /// A data connection that resumed an earlier data connection has carried a file, or was refused.
+    pub takes_data_tickets: AtomicBool,
+    pub refuses_data_tickets: AtomicBool,
     /// What became of a NOOP during a transfer.
     pub keep_alive: AtomicU8,
 }
@@ -114,7 +117,11 @@ async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Atte
         None => None,
         Some(trust) => {
             let newer = shared.known.newer_tls.load(Ordering::Relaxed);
-            Some(trust.session(if newer { TlsVersion::V1_3 } else { trust.minimum() })?)
+            let session = trust.session(if newer { TlsVersion::V1_3 } else { trust.minimum() })?;
+            if shared.known.refuses_data_tickets.load(Ordering::Relaxed) {
+                session.use_control_tickets_only();
+            }
+            Some(session)
         }
     };
     let (stream, waiting_for_tls) = match (&tls, config.security) {

@@ -164,27 +164,17 @@ impl FtpConnection {
         let session = &self.session;
         let (old, new) = (session.wire(from), session.wire(to));
         let mut line = self.line().await?;
-        if mode == RenameMode::NoClobber {
-            let replies = line.ask_all(&session.ask_file(&new)?).await?;
-            let taken = match session.judge_file(&replies) {
-                Ok(Look::Found(_)) => true,
-                Ok(Look::Nothing) => false,
-                Ok(Look::Unclear) | Err(_) => session.look(&mut line, to).await?.is_some(),
-            };
-            if taken {
-                return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
-            }
+        if mode == RenameMode::NoClobber && session.look(&mut line, to).await?.is_some() {
+            return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
         }
-        // Only now: after RNFR, ProFTPD takes nothing but RNTO.
+        // Both halves at once: after the first, ProFTPD refuses everything but the second.
         let mut replies = line.ask_all(&[Command::new("RNFR", &old)?, Command::new("RNTO", &new)?]).await?;
-        let (Some(reply), Some(begun)) = (replies.pop(), replies.pop()) else {
-            return Err(Failure::refused(ErrorKind::Internal, "two commands have two replies"));
-        };
-        if !begun.is_intermediate() {
+        let (reply, first) = (replies.swap_remove(1), replies.swap_remove(0));
+        if !first.is_intermediate() {
             return Err(match session.look(&mut line, from).await {
-                Ok(None) => Failure::Reply(begun, Some(ErrorKind::DestDirMissing)),
+                Ok(None) => Failure::Reply(first, Some(ErrorKind::DestDirMissing)),
                 Err(Failure::Lost(lost)) => lost.into(),
-                _ => begun.into(),
+                _ => first.into(),
             });
         }
         if reply.is_positive() {

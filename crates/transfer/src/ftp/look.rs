@@ -31,8 +31,8 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 /// A refusal of a look: nothing there, or no answer.
 fn nothing(reply: &Reply) -> Result<Look, Failure> {
     match reply.code {
-        450 | 501 | 550 | 551 | 553 if says_denied(&reply.words()) => Err(Failure::Reply(reply.clone(), Some(ErrorKind::DestDenied))),
-        450 | 501 | 550 | 551 | 553 => Ok(Look::Nothing),
+        450 | 550 | 551 | 553 if says_denied(&reply.words()) => Err(Failure::Reply(reply.clone(), Some(ErrorKind::DestDenied))),
+        450 | 550 | 551 | 553 => Ok(Look::Nothing),
         500 | 502 | 504 => Ok(Look::Unclear),
         _ => Err(reply.clone().into()),
     }
@@ -51,8 +51,9 @@ impl Session {
         let [first, rest @ ..] = replies else { return Ok(Look::Unclear) };
         if self.features.machine_lists {
             if !first.is_positive() {
-                // Where MLST is forbidden and other questions are not, servers have many words for it.
-                return if says_missing(&first.words()) { nothing(first) } else { Ok(Look::Unclear) };
+                // Who may not list may still ask for a size; only clear words are an answer.
+                let clear = says_missing(&first.words()) || !matches!(first.code, 450 | 501 | 550 | 553);
+                return if clear { nothing(first) } else { Ok(Look::Unclear) };
             }
             let lines = first.lines.get(1..first.lines.len().saturating_sub(1)).unwrap_or_default();
             let Some(listed) = lines.iter().find_map(|line| facts(line)) else { return Ok(Look::Unclear) };

@@ -6,6 +6,7 @@ mod engine_on_sftp;
 mod failing;
 mod faults;
 mod faults_source;
+mod ftp;
 mod harness;
 mod hostile_sftp;
 mod s3;
