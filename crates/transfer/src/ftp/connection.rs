@@ -117,11 +117,19 @@ impl FtpConnection {
             OpenMode::Truncate => None,
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
-                if let Ok(Look::Found(_)) = session.judge_file(&replies) {
-                    return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
+                match session.judge_file(&replies) {
+                    Ok(Look::Found(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
+                    Ok(Look::Nothing) => Some(place),
+                    Ok(Look::Unclear) | Err(_) => {
+                        drop(place);
+                        match session.look(&mut line, path).await {
+                            Ok(Some(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
+                            Err(Failure::Lost(lost)) => return Err(lost.into()),
+                            // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
+                            Ok(None) | Err(_) => None,
+                        }
+                    }
                 }
-                Some(place)
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {

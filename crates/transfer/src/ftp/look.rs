@@ -4,10 +4,14 @@ use model::RemotePath;
 
 use super::control::Command;
 use super::error::{Failure, class, says_denied, says_missing};
+use super::list;
 use super::listing::{Kind, facts, time_value};
 use super::reply::Reply;
 use super::session::{Line, Session};
 use crate::{ErrorKind, Metadata};
+
+/// Entries of a directory that are gone through for one name, where nothing else tells.
+const MOST_ENTRIES: usize = 10_000;
 
 /// What the answers to a look say.
 #[derive(Debug)]
@@ -93,8 +97,33 @@ impl Session {
         }
         match (replies[0].code, number(replies[0].first())) {
             (213, Some(size)) => Ok(Some(Metadata { size, modified: time, directory: false })),
-            _ if replies[0].is_unsupported() || time.is_some() => Err(Failure::Reply(replies[0].clone(), Some(ErrorKind::DestProtocol))),
+            _ if replies[0].is_unsupported() || time.is_some() || says_denied(&replies[0].words()) => {
+                self.look_into_directory(line, path, &replies[0], time).await
+            }
             _ => nothing(&replies[0]).map(|_| None),
+        }
+    }
+
+    /// The last way to look, where SIZE is not to be had: the listing of the directory above.
+    async fn look_into_directory(
+        &self,
+        line: &mut Line,
+        path: &RemotePath,
+        refusal: &Reply,
+        time: Option<jiff::Timestamp>,
+    ) -> Result<Option<Metadata>, Failure> {
+        let kind = if says_denied(&refusal.words()) { ErrorKind::DestDenied } else { ErrorKind::DestProtocol };
+        let refused = || Failure::Reply(refusal.clone(), Some(kind));
+        let Some(parent) = path.parent() else { return Err(refused()) };
+        match Box::pin(list::entries(self, line, &parent, MOST_ENTRIES)).await {
+            Ok(entries) => match entries.iter().find(|entry| entry.exact && entry.name == path.name()) {
+                Some(entry) => Ok(Some(Metadata { modified: time.or(entry.metadata.modified), ..entry.metadata })),
+                None if entries.len() < MOST_ENTRIES && time.is_none() => Ok(None),
+                None => Err(refused()),
+            },
+            Err(Failure::Lost(lost)) => Err(lost.into()),
+            Err(failure) if failure.kind() == Some(ErrorKind::DestDirMissing) => Ok(None),
+            Err(_) => Err(refused()),
         }
     }
 
