@@ -305,12 +305,17 @@ async fn settle_terms(
         return Err(refused.because(format!("it refuses binary transfers (TYPE I): {binary}")).into());
     }
     let home = working_directory(&next());
-    features.site_help(&next());
+    let help = next();
+    features.site_help(&help);
 
     // One command alone tells the time of a round trip.
     let started = Instant::now();
     let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
-    control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    if help.code == 257 || answer.code == 214 {
+        // That is PWD's, or SITE HELP's: the batch had one answer too many, and from here on each would be taken for the next one.
+        return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
+    }
     let round_trip = started.elapsed();
 
     let mut notes = Vec::new();

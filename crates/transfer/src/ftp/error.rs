@@ -114,7 +114,20 @@ fn speaks_of_space(text: &str) -> bool {
 }
 
 pub(super) fn says_missing(text: &str) -> bool {
-    any(text, &["no such file", "no such dir", "not found", "not exist", "doesn't exist", "cannot find", "can't find", "no such path"])
+    any(
+        text,
+        &[
+            "no such file",
+            "no such dir",
+            "not found",
+            "not exist",
+            "doesn't exist",
+            "cannot find",
+            "can't find",
+            "no such path",
+            "check for file existence",
+        ],
+    )
 }
 
 pub(super) fn says_denied(text: &str) -> bool {
@@ -156,6 +169,8 @@ pub(super) fn class_of_upload(reply: &Reply) -> ErrorKind {
     match reply.code {
         // vsftpd "Failure writing to local file.", ProFTPD "Input/output error", Pure-FTPd "Error during write to file".
         451 | 450 if any(&text, &["writ", "input/output", "i/o error", "disk"]) => ErrorKind::DestNoSpace,
+        // A local error without words for it: not the line's fault, and twice at the same byte most likely a full disk.
+        450 | 451 => class(reply).filter(|kind| *kind != ErrorKind::NetworkReset).unwrap_or(ErrorKind::DestProtocol),
         // The data connection was refused, for example because its TLS session was not resumed.
         425 | 521 | 522 => ErrorKind::NetworkReset,
         _ => class(reply).unwrap_or(ErrorKind::DestProtocol),
@@ -209,6 +224,8 @@ mod tests {
             (553, "Could not create file.", None),
             (550, "Rename failed.", None),
             (551, "a: File name too long", Some(ErrorKind::DestNameInvalid)),
+            (451, "Rename/move failure: No such file or directory", Some(ErrorKind::DestDirMissing)),
+            (550, "*: Invalid directory name", Some(ErrorKind::DestNameInvalid)),
             (451, "a: Append/Restart not permitted, try again", Some(ErrorKind::DestDenied)),
             (554, "REST: invalid argument", Some(ErrorKind::DestProtocol)),
         ] {

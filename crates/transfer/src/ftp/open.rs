@@ -91,6 +91,10 @@ impl Session {
             if !reply.is_positive() {
                 return Err(reply.into());
             }
+            // Another success is the answer to something else.
+            if listener.is_none() && reply.code != if extended { 229 } else { 227 } {
+                return Err(Failure::refused(ErrorKind::DestProtocol, format!("it names no port for data: {reply}")));
+            }
             let place = match listener {
                 Some(listener) => Place::Here(listener),
                 None => {
@@ -161,6 +165,10 @@ impl Session {
             }
         }
         line.offset_pending = false;
+        // Nothing of the file was sent yet, so this is no word about it.
+        if upload && let Some(early) = reply.take_if(|reply| reply.is_positive()) {
+            return line.note(Err(Lost::protocol(format!("it calls an upload complete that has not begun; {early}"))));
+        }
         line.transfer = Some(Transfer::new(owner, upload, offset, data, reply));
         Ok(())
     }

@@ -140,11 +140,11 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 }
 
 fn own_certificate(chain: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let bytes = zeroize::Zeroizing::new(read_pem("--tls-key", key)?);
+    let bytes = zeroize::Zeroizing::new(read_pem("--client-key", key)?);
     let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-        unusable(format!("--tls-key {}", key.display()), "it holds no private key in PEM form that can be read without a password")
+        unusable(format!("--client-key {}", key.display()), "it holds no private key in PEM form that can be read without a password")
     })?;
-    Ok((certificates("--tls-cert", chain)?, private))
+    Ok((certificates("--client-cert", chain)?, private))
 }
 
 /// The SHA-256 that a pin names: `SHA256:` and base64, or hexadecimal digits with or without colons.
