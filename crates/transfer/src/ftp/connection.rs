@@ -12,9 +12,9 @@ use super::error::{Failure, says_missing};
 use super::features::DigestCommand;
 use super::list;
 use super::look::{Look, number};
+use super::open::Wanted;
 use super::session::{Line, Session};
 use super::tls::Trust;
-use super::transfer::Wanted;
 use super::writer::{FtpWriter, Purpose, Stage};
 use crate::destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, OpenMode, RenameMode, ServerIdentity, Writer,
@@ -112,24 +112,26 @@ impl FtpConnection {
         let owner = session.next_owner();
         let purpose = Purpose { writable: true, readable: options.read, permissions: options.permissions };
         let writer = |stage, purpose| FtpWriter::new(session.clone(), path.clone(), owner, stage, purpose);
-        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true };
+        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: options.mode == OpenMode::CreateNew };
         let place = match options.mode {
             OpenMode::Truncate => None,
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                match session.judge_file(&replies) {
-                    Ok(Look::Found(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
-                    Ok(Look::Nothing) => Some(place),
-                    Ok(Look::Unclear) | Err(_) => {
-                        drop(place);
-                        match session.look(&mut line, path).await {
-                            Ok(Some(_)) => return Err(Failure::refused(ErrorKind::DestExists, "the name is taken")),
-                            Err(Failure::Lost(lost)) => return Err(lost.into()),
-                            // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
-                            Ok(None) | Err(_) => None,
-                        }
-                    }
+                let (taken, place) = match session.judge_file(&replies) {
+                    Ok(Look::Found(_)) => (true, None),
+                    Ok(Look::Nothing) => (false, Some(place)),
+                    // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
+                    // the name is the engine's own and taken by nobody.
+                    Ok(Look::Unclear) | Err(_) => match session.look(&mut line, path).await {
+                        Ok(found) => (found.is_some(), None),
+                        Err(Failure::Lost(lost)) => return Err(lost.into()),
+                        Err(_) => (false, None),
+                    },
+                };
+                if taken {
+                    return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
                 }
+                place
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {

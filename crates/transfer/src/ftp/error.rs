@@ -145,6 +145,7 @@ pub(super) fn class(reply: &Reply) -> Option<ErrorKind> {
         400..500 if text.contains("not permitted") => Some(ErrorKind::DestDenied),
         // Pure-FTPd: "451 Rename/move failure: No such file or directory".
         450 | 451 if says_missing(&text) => Some(ErrorKind::DestDirMissing),
+        450 | 451 if says_denied(&text) => Some(ErrorKind::DestDenied),
         400..500 => Some(ErrorKind::NetworkReset),
         500 | 502 | 503 | 504 => Some(ErrorKind::DestProtocol),
         521 | 522 | 533..=536 => Some(ErrorKind::DestTls),

@@ -4,14 +4,10 @@ use model::RemotePath;
 
 use super::control::Command;
 use super::error::{Failure, class, says_denied, says_missing};
-use super::list;
 use super::listing::{Kind, facts, time_value};
 use super::reply::Reply;
 use super::session::{Line, Session};
 use crate::{ErrorKind, Metadata};
-
-/// Entries of a directory that are gone through for one name, where nothing else tells.
-const MOST_ENTRIES: usize = 10_000;
 
 /// What the answers to a look say.
 #[derive(Debug)]
@@ -95,35 +91,26 @@ impl Session {
         if replies.get(2).is_some_and(Reply::is_positive) {
             return Ok(Some(Metadata { size: 0, modified: time, directory: true }));
         }
-        match (replies[0].code, number(replies[0].first())) {
-            (213, Some(size)) => Ok(Some(Metadata { size, modified: time, directory: false })),
-            _ if replies[0].is_unsupported() || time.is_some() || says_denied(&replies[0].words()) => {
-                self.look_into_directory(line, path, &replies[0], time).await
-            }
-            _ => nothing(&replies[0]).map(|_| None),
+        if let (213, Some(size)) = (replies[0].code, number(replies[0].first())) {
+            return Ok(Some(Metadata { size, modified: time, directory: false }));
         }
-    }
-
-    /// The last way to look, where SIZE is not to be had: the listing of the directory above.
-    async fn look_into_directory(
-        &self,
-        line: &mut Line,
-        path: &RemotePath,
-        refusal: &Reply,
-        time: Option<jiff::Timestamp>,
-    ) -> Result<Option<Metadata>, Failure> {
-        let kind = if says_denied(&refusal.words()) { ErrorKind::DestDenied } else { ErrorKind::DestProtocol };
-        let refused = || Failure::Reply(refusal.clone(), Some(kind));
-        let Some(parent) = path.parent() else { return Err(refused()) };
-        match Box::pin(list::entries(self, line, &parent, MOST_ENTRIES)).await {
-            Ok(entries) => match entries.iter().find(|entry| entry.exact && entry.name == path.name()) {
-                Some(entry) => Ok(Some(Metadata { modified: time.or(entry.metadata.modified), ..entry.metadata })),
-                None if entries.len() < MOST_ENTRIES && time.is_none() => Ok(None),
-                None => Err(refused()),
-            },
+        // Where SIZE is switched off, the time says that there is something, and a listing its size.
+        let untold = |reply: &Reply| reply.is_unsupported() || says_denied(&reply.words());
+        if time.is_none() && !untold(&replies[0]) {
+            return nothing(&replies[0]).map(|_| None);
+        }
+        if time.is_none() && !untold(&replies[1]) && replies[1].code == 550 {
+            return Ok(None);
+        }
+        match Box::pin(super::list::find(self, line, path)).await {
+            Ok(Some(entry)) => Ok(Some(Metadata { modified: time.or(entry.metadata.modified), ..entry.metadata })),
+            Ok(None) if time.is_none() => Ok(None),
             Err(Failure::Lost(lost)) => Err(lost.into()),
             Err(failure) if failure.kind() == Some(ErrorKind::DestDirMissing) => Ok(None),
-            Err(_) => Err(refused()),
+            _ => {
+                let kind = if replies[0].is_unsupported() { ErrorKind::DestProtocol } else { ErrorKind::DestDenied };
+                Err(Failure::Reply(replies[0].clone(), Some(kind)))
+            }
         }
     }
 
