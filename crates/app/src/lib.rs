@@ -14,4 +14,4 @@ pub mod transfers;
 
 pub use error::{Error, Result};
 pub use event::Event;
-pub use spec::{CopySpec, Options, S3Settings, SshSettings};
+pub use spec::{CopySpec, Options, S3Settings, ServerSettings, TlsMinimum};

@@ -14,7 +14,9 @@ pub struct CopySpec {
     /// Destination URL without password.
     pub destination: String,
     pub s3: S3Settings,
-    pub ssh: SshSettings,
+    /// Stored under the name it had when SSH was all there was.
+    #[serde(rename = "ssh")]
+    pub server: ServerSettings,
     pub options: Options,
 }
 
@@ -34,15 +36,37 @@ pub struct S3Settings {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SshSettings {
-    pub identities: Vec<PathBuf>,
+pub struct ServerSettings {
     /// `env:NAME`, `file:PATH` or `prompt`.
     pub password_from: Option<String>,
+    pub bind: Option<std::net::IpAddr>,
+
+    // SSH.
+    pub identities: Vec<PathBuf>,
     pub known_hosts: Vec<PathBuf>,
     /// `SHA256:…`
     pub host_keys: Vec<String>,
     pub legacy_algorithms: bool,
-    pub bind: Option<std::net::IpAddr>,
+
+    // FTP, and the TLS around it.
+    /// PEM files of authorities that are trusted instead of the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// `SHA256:…` of the server's certificate.
+    pub tls_pins: Vec<String>,
+    pub tls_min: Option<TlsMinimum>,
+    pub client_cert: Option<PathBuf>,
+    /// `None`: the key stands in the file of the certificate.
+    pub client_key: Option<PathBuf>,
+    /// The server connects to us for data.
+    pub active: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsMinimum {
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,5 +150,39 @@ impl Default for Options {
             retry_auth: false,
             thresholds: Thresholds::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_that_was_stored_before_ftp_still_loads() {
+        let stored = r#"{"source":"s3://b/k","destination":"sftp://u@h/in/","s3":{},
+            "ssh":{"identities":["/k"],"password_from":"env:P","known_hosts":[],"host_keys":["SHA256:x"],"legacy_algorithms":true,"bind":"127.0.0.1"},
+            "options":{"verify":"auto","retries":7}}"#;
+        let spec: CopySpec = serde_json::from_str(stored).unwrap();
+        assert_eq!((spec.server.password_from.as_deref(), spec.server.legacy_algorithms), (Some("env:P"), true));
+        assert_eq!(spec.server.bind, Some(std::net::IpAddr::from([127, 0, 0, 1])));
+        assert_eq!((spec.server.ca_files.len(), spec.server.tls_min, spec.server.active), (0, None, false));
+        assert_eq!(spec.options.retries, 7);
+    }
+
+    #[test]
+    fn what_ftp_needs_is_stored_and_read_again() {
+        let server = ServerSettings {
+            ca_files: vec!["/ca.pem".into()],
+            tls_pins: vec!["SHA256:x".into()],
+            tls_min: Some(TlsMinimum::V1_3),
+            client_cert: Some("/c.pem".into()),
+            client_key: Some("/k.pem".into()),
+            active: true,
+            ..ServerSettings::default()
+        };
+        let spec = CopySpec { source: "s".into(), destination: "d".into(), s3: S3Settings::default(), server, options: Options::default() };
+        let text = serde_json::to_string(&spec).unwrap();
+        assert!(text.contains(r#""tls_min":"1.3""#) && text.contains(r#""ssh":{"#), "{text}");
+        assert_eq!(serde_json::from_str::<CopySpec>(&text).unwrap(), spec);
     }
 }

@@ -277,7 +277,7 @@ impl Naming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Options, S3Settings, SshSettings};
+    use crate::spec::{Options, S3Settings, ServerSettings};
 
     fn holder(name: &str) -> Holder {
         Holder { name: name.to_owned(), pid: 1, process_start: "boot:1".to_owned(), host: "here".to_owned(), lease: LEASE }
@@ -287,7 +287,8 @@ mod tests {
     async fn who_was_stopped_inside_the_door_begins_and_takes_nothing_any_more() {
         let store = Store::open_in_memory().await.unwrap();
         let (source, destination) = ("s3://b/p/".to_owned(), "file:///in/".to_owned());
-        let spec = CopySpec { source, destination, s3: S3Settings::default(), ssh: SshSettings::default(), options: Options::default() };
+        let spec =
+            CopySpec { source, destination, s3: S3Settings::default(), server: ServerSettings::default(), options: Options::default() };
         let (now, alive) = (Timestamp::now(), |_: &Lease| false);
         let door = format!("copy:{}", identity(&spec, "d"));
         let stopped = acquire(&store, &door, None, &holder("one"), now, &alive).await.unwrap();

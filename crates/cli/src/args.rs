@@ -12,7 +12,7 @@ pub use crate::flags::{DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArg
 
 #[derive(Debug, Parser)]
 #[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]
-#[command(about = "Delivers objects from S3 to SFTP servers: resumable, and proven with a signed receipt")]
+#[command(about = "Delivers objects from S3 to SFTP, FTP and FTPS servers: resumable, and proven with a signed receipt")]
 #[command(after_help = "Every flag is also a variable: --if-exists is FILEFERRY_IF_EXISTS. `fileferry explain CLASS` explains an error.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -66,7 +66,7 @@ pub enum Command {
 pub struct CopyArgs {
     /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH
     pub source: String,
-    /// sftp://[USER[:PASS]@]HOST[:PORT]/PATH or file:///PATH; a path ending in / is a directory, /~/ the login directory
+    /// sftp://, ftpes:// (FTP with explicit TLS), ftps:// (implicit TLS) or ftp:// [USER[:PASS]@]HOST[:PORT]/PATH, or file:///PATH; a path ending in / is a directory, /~/ the login directory
     pub destination: String,
     #[command(flatten)]
     pub store: StoreArgs,
@@ -92,7 +92,7 @@ pub struct CopyArgs {
 
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// s3://BUCKET[/PREFIX], sftp://… or file:///PATH
+    /// s3://BUCKET[/PREFIX], sftp://…, ftpes://…, ftps://…, ftp://… or file:///PATH
     pub url: String,
     /// Everything below, not only the next level
     #[arg(short, long)]
@@ -107,7 +107,7 @@ pub struct LsArgs {
 pub struct CheckArgs {
     /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH
     pub source: String,
-    /// sftp://… or file:///PATH
+    /// sftp://…, ftpes://…, ftps://…, ftp://… or file:///PATH
     pub destination: String,
     #[command(flatten)]
     pub store: StoreArgs,
@@ -121,7 +121,7 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct HashArgs {
-    /// s3://…, sftp://… or file:///PATH
+    /// s3://…, sftp://…, ftpes://…, ftps://…, ftp://… or file:///PATH
     pub url: String,
     /// sha256, crc64nvme or md5; may be repeated [default: sha256]
     #[arg(long, value_name = "NAME")]
@@ -151,7 +151,7 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 pub struct CleanArgs {
-    /// sftp://…/DIRECTORY/ or file:///DIRECTORY/
+    /// sftp://…/DIRECTORY/ (also ftpes, ftps, ftp) or file:///DIRECTORY/
     pub url: String,
     /// Only files that did not change for this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1d")]

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::args::{CheckArgs, CleanArgs, HashArgs, LsArgs, StoreArgs};
-use crate::copy::{url_holds_password, warn_about_password};
+use crate::copy::warn_about_login;
 use crate::environment::Environment;
 use crate::output::Screen;
 use crate::settings::{self, Request};
@@ -19,7 +19,7 @@ use crate::{backend, exit};
 const QUEUE: usize = 1024;
 
 pub async fn ls(args: &LsArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
-    warn_about_password(screen, url_holds_password(&args.url)?);
+    warn_about_login(screen, &settings::locate(&args.url)?);
     let spec = settings::single_spec(&args.store, &args.server, environment)?;
     let place = environment.place(screen);
     let (out, lines) = mpsc::channel(QUEUE);
@@ -41,9 +41,9 @@ fn slash(entry: &runtime::ListedEntry) -> &'static str {
 
 pub async fn check(args: &CheckArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let (spec, in_url) = settings::check_spec(args, request.choices, environment)?;
-    warn_about_password(screen, in_url.is_some());
+    warn_about_login(screen, &settings::locate(&args.destination)?);
     let place = environment.place(screen);
-    let password = settings::credential(in_url, spec.ssh.password_from.as_deref(), &spec.destination, &place)?;
+    let password = settings::credential(in_url, spec.server.password_from.as_deref(), &spec.destination, &place)?;
     let (out, lines) = mpsc::channel(QUEUE);
     let work = backend::check(&place, spec, password, out);
     let mut worst = Vec::new();
@@ -76,7 +76,7 @@ fn describe(difference: &Difference) -> (&'static str, &str, String, u8) {
 }
 
 pub async fn hash(args: &HashArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
-    warn_about_password(screen, url_holds_password(&args.url)?);
+    warn_about_login(screen, &settings::locate(&args.url)?);
     let spec = settings::single_spec(&args.store, &args.server, environment)?;
     let place = environment.place(screen);
     let algorithms = if args.digest.is_empty() { vec![Algorithm::Sha256] } else { args.digest.clone() };
@@ -98,10 +98,10 @@ pub async fn clean(args: &CleanArgs, environment: &Environment, screen: &Screen)
     if matches!(settings::locate(&args.url)?, Location::S3 { .. }) {
         return Err(Trouble::usage(
             "clean looks at destinations; nothing of ours is left in a bucket",
-            "name an sftp:// or file:// directory",
+            "name a directory of a server or file:///DIRECTORY/",
         ));
     }
-    warn_about_password(screen, url_holds_password(&args.url)?);
+    warn_about_login(screen, &settings::locate(&args.url)?);
     let mut spec = settings::single_spec(&StoreArgs::default(), &args.server, environment)?;
     spec.options.temp_name = args.temp_name.clone().unwrap_or_default();
     let place = environment.place(screen);

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use app::Event;
 use app::event::Summary;
-use model::{Location, TransferId};
+use model::{Location, Protocol, TransferId};
 use runtime::{Control, CopyMode, Failure, Place};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -24,14 +24,14 @@ const QUEUE: usize = 256;
 pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let (spec, in_url) = settings::copy_spec(args, request.choices, request.thresholds, environment)?;
     tracing::debug!(?spec, "asked");
-    warn_about_password(screen, in_url.is_some());
-    if spec.ssh.legacy_algorithms {
+    warn_about_login(screen, &settings::locate(&args.destination)?);
+    if spec.server.legacy_algorithms {
         screen.note("warning: --ssh-algorithms legacy also offers algorithms that are no longer considered safe");
     }
     let place = environment.place(screen);
     // Before anybody is asked: see `signals::install_end`.
     let control = listen(screen)?;
-    let password = settings::credential(in_url, spec.ssh.password_from.as_deref(), &spec.destination, &place)?;
+    let password = settings::credential(in_url, spec.server.password_from.as_deref(), &spec.destination, &place)?;
     let mode = CopyMode { dry_run: args.dry_run, attach: args.attach };
     let reporter = reporter(&args.output, request, environment, screen)?;
     let (events, follow) = mpsc::channel(QUEUE);
@@ -140,17 +140,19 @@ fn deaf(error: std::io::Error) -> Trouble {
     Trouble::of_class(model::ErrorClass::Internal, format!("could not listen for signals: {error}"))
 }
 
-pub fn warn_about_password(screen: &Screen, given: bool) {
-    if given {
+/// What others can read of a login: a password in a URL, everything where nothing is encrypted.
+pub fn warn_about_login(screen: &Screen, location: &Location) {
+    let Location::Server { endpoint, password, .. } = location else { return };
+    if password.is_some() {
         screen.note(
             "warning: a password in a URL can be read in the process list and the shell's history; --password-from keeps it out of both",
         );
     }
-}
-
-/// For commands that name one URL.
-pub fn url_holds_password(url: &str) -> Result<bool, Trouble> {
-    Ok(matches!(settings::locate(url)?, Location::Server { password: Some(_), .. }))
+    if endpoint.protocol == Protocol::Ftp {
+        screen.note(
+            "warning: ftp:// sends user name, password and files in clear text; use ftpes:// (FTP with TLS) where the server offers it",
+        );
+    }
 }
 
 #[cfg(test)]

@@ -35,21 +35,39 @@ pub struct StoreArgs {
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Server")]
 pub struct ServerArgs {
-    /// Private key file; may be repeated
+    /// SSH: private key file; may be repeated
     #[arg(long, value_name = "FILE")]
     pub identity: Vec<PathBuf>,
     /// Where the password is: env:NAME, file:PATH or prompt
     #[arg(long, value_name = "REF")]
     pub password_from: Option<String>,
-    /// File of known host keys instead of ~/.ssh/known_hosts; may be repeated
+    /// SSH: file of known host keys instead of ~/.ssh/known_hosts; may be repeated
     #[arg(long, value_name = "FILE")]
     pub known_hosts: Vec<PathBuf>,
-    /// Fingerprint of the server's host key; may be repeated
+    /// SSH: fingerprint of the server's host key; may be repeated
     #[arg(long, value_name = "SHA256:…", value_parser = fingerprint)]
     pub host_key: Vec<String>,
-    /// Also offer algorithms that are no longer considered safe
+    /// SSH: also offer algorithms that are no longer considered safe
     #[arg(long, value_name = "SET", value_parser = ["modern", "legacy"])]
     pub ssh_algorithms: Option<String>,
+    /// TLS: PEM file of authorities to trust instead of the system's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Vec<PathBuf>,
+    /// TLS: fingerprint of the server's certificate, and no other is accepted; may be repeated
+    #[arg(long, value_name = "SHA256:…", value_parser = certificate_fingerprint)]
+    pub tls_pin: Vec<String>,
+    /// TLS: oldest version to accept [default: 1.2]
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"])]
+    pub tls_min: Option<String>,
+    /// TLS: PEM file of our own certificate and its chain
+    #[arg(long, value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// TLS: PEM file of its private key [default: the file of --client-cert]
+    #[arg(long, value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+    /// FTP: the server connects to us for data
+    #[arg(long)]
+    pub active: bool,
     #[arg(long, value_name = "ADDRESS", help = "Local address to connect from")]
     pub bind: Option<IpAddr>,
     /// Longest wait for a connection and login [default: 20s]
@@ -176,6 +194,21 @@ pub fn fingerprint(text: &str) -> Result<String, String> {
     match digest {
         Some(Ok(bytes)) if bytes.len() == 32 => Ok(text.trim_end_matches('=').to_owned()),
         _ => Err("a fingerprint is SHA256: and 43 characters, as `ssh-keygen -lf` prints it".to_owned()),
+    }
+}
+
+/// Base64 as `--tls-pin` and our messages write it, or hex with or without colons as openssl prints it; kept as base64.
+fn certificate_fingerprint(text: &str) -> Result<String, String> {
+    let digest = text.strip_prefix("SHA256:").and_then(|rest| {
+        let hex = rest.replace(':', "").to_ascii_lowercase();
+        let base64 = || data_encoding::BASE64_NOPAD.decode(rest.trim_end_matches('=').as_bytes()).ok();
+        data_encoding::HEXLOWER.decode(hex.as_bytes()).ok().filter(|bytes| bytes.len() == 32).or_else(base64)
+    });
+    match digest {
+        Some(bytes) if bytes.len() == 32 => Ok(format!("SHA256:{}", data_encoding::BASE64_NOPAD.encode(&bytes))),
+        _ => Err("a certificate's fingerprint is SHA256: and 43 characters of base64 or 64 hex digits, as \
+                  `openssl x509 -noout -fingerprint -sha256` prints them"
+            .to_owned()),
     }
 }
 

@@ -100,6 +100,7 @@ fn refuse(error: ParseError, arguments: &[OsString], environment: &Environment) 
 }
 
 async fn carry_out(request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
+    request.fits()?;
     let command = &request.cli.command;
     if matches!(command, Command::Ls(_) | Command::Check(_) | Command::Hash(_) | Command::Clean(_)) {
         copy::end_on_signal()?;

@@ -1,16 +1,17 @@
 //! From the command line, the environment and config.yaml to a `CopySpec`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use app::spec::Mkdir;
-use app::{CopySpec, Options, S3Settings, SshSettings};
+use app::{CopySpec, Options, S3Settings, ServerSettings, TlsMinimum};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
-use model::{ByteCount, Credential, Location, NameTemplate, Thresholds};
+use model::{ByteCount, Credential, Location, NameTemplate, Protocol, Thresholds};
 use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
-use crate::args::{self, Cli, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+use crate::args::{self, Cli, Command, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 use crate::config::{self, Config, ConfigError, Setting};
 use crate::environment::Environment;
 use crate::trouble::Trouble;
@@ -24,6 +25,8 @@ pub struct Request {
     pub cli: Cli,
     pub choices: Choices,
     pub thresholds: Thresholds,
+    /// Flags of `PROTOCOL_FLAGS` that stood on the command line. In a variable or the file they serve every server they fit.
+    typed: Vec<&'static str>,
 }
 
 /// Pairs of flags that contradict each other: the better source wins, on the command line the last one.
@@ -52,7 +55,8 @@ pub fn parse(
     check(&command, &config).map_err(ParseError::Config)?;
     let matches = with_defaults(command, &config.settings).try_get_matches_from(arguments).map_err(ParseError::Clap)?;
     let cli = Cli::from_arg_matches(&matches).map_err(ParseError::Clap)?;
-    Ok(Request { cli, choices: choices(&matches), thresholds: config.thresholds })
+    let request = Request { cli, choices: choices(&matches), thresholds: config.thresholds, typed: typed(&matches) };
+    Ok(request)
 }
 
 /// Every value of the file must be one that its flag takes, also when this command does not use it.
@@ -132,6 +136,59 @@ fn choices(matches: &ArgMatches) -> Choices {
     Choices { preserve_time: pair("preserve_time", "no_preserve_time"), mkdir: pair("mkdir", "no_mkdir"), flatten: flag("flatten") > named }
 }
 
+/// Flags that mean something to some protocols only, and to which.
+const PROTOCOL_FLAGS: &[(&str, fn(Protocol) -> bool, &str)] = &[
+    ("identity", is_ssh, "sftp://"),
+    ("known-hosts", is_ssh, "sftp://"),
+    ("host-key", is_ssh, "sftp://"),
+    ("ssh-algorithms", is_ssh, "sftp://"),
+    ("ca-file", Protocol::has_tls, "ftpes:// and ftps://"),
+    ("tls-pin", Protocol::has_tls, "ftpes:// and ftps://"),
+    ("tls-min", Protocol::has_tls, "ftpes:// and ftps://"),
+    ("client-cert", Protocol::has_tls, "ftpes:// and ftps://"),
+    ("client-key", Protocol::has_tls, "ftpes:// and ftps://"),
+    ("active", Protocol::is_ftp, "ftp://, ftpes:// and ftps://"),
+];
+
+fn is_ssh(protocol: Protocol) -> bool {
+    protocol == Protocol::Sftp
+}
+
+fn typed(matches: &ArgMatches) -> Vec<&'static str> {
+    let Some((_, matches)) = matches.subcommand() else { return Vec::new() };
+    let is_typed = |long: &str| {
+        let id = long.replace('-', "_");
+        matches.try_contains_id(&id).unwrap_or(false) && matches.value_source(&id) == Some(ValueSource::CommandLine)
+    };
+    PROTOCOL_FLAGS.iter().map(|(long, _, _)| *long).filter(|long| is_typed(long)).collect()
+}
+
+impl Request {
+    /// A flag that cannot have an effect is a mistake that is better found now: whoever typed a pin believes that it is checked.
+    pub fn fits(&self) -> Result<(), Trouble> {
+        let (url, server) = match &self.cli.command {
+            Command::Copy(args) => (&args.destination, &args.server),
+            Command::Check(args) => (&args.destination, &args.server),
+            Command::Ls(args) => (&args.url, &args.server),
+            Command::Hash(args) => (&args.url, &args.server),
+            Command::Clean(args) => (&args.url, &args.server),
+            _ => return Ok(()),
+        };
+        if server.client_key.is_some() && server.client_cert.is_none() {
+            return Err(Trouble::usage("--client-key is given without --client-cert", "name the certificate that belongs to the key"));
+        }
+        let Location::Server { endpoint, .. } = locate(url)? else { return Ok(()) };
+        let protocol = endpoint.protocol;
+        match PROTOCOL_FLAGS.iter().find(|(long, fits, _)| self.typed.contains(long) && !fits(protocol)) {
+            Some((long, _, others)) => Err(Trouble::usage(
+                format!("--{long} does not fit {protocol}://: it is for {others}"),
+                "leave the flag out, or correct the address",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 pub fn s3(args: &StoreArgs) -> S3Settings {
     S3Settings {
         endpoint: args.s3_endpoint.clone(),
@@ -144,14 +201,21 @@ pub fn s3(args: &StoreArgs) -> S3Settings {
     }
 }
 
-pub fn ssh(args: &ServerArgs, environment: &Environment) -> SshSettings {
-    SshSettings {
-        identities: args.identity.iter().map(|path| environment.expand(path)).collect(),
+pub fn server(args: &ServerArgs, environment: &Environment) -> ServerSettings {
+    let files = |paths: &[PathBuf]| paths.iter().map(|path| environment.expand(path)).collect();
+    ServerSettings {
         password_from: args.password_from.clone(),
-        known_hosts: args.known_hosts.iter().map(|path| environment.expand(path)).collect(),
+        bind: args.bind,
+        identities: files(&args.identity),
+        known_hosts: files(&args.known_hosts),
         host_keys: args.host_key.clone(),
         legacy_algorithms: args.ssh_algorithms.as_deref() == Some("legacy"),
-        bind: args.bind,
+        ca_files: files(&args.ca_file),
+        tls_pins: args.tls_pin.clone(),
+        tls_min: args.tls_min.as_deref().map(|version| if version == "1.3" { TlsMinimum::V1_3 } else { TlsMinimum::V1_2 }),
+        client_cert: args.client_cert.as_ref().map(|path| environment.expand(path)),
+        client_key: args.client_key.as_ref().map(|path| environment.expand(path)),
+        active: args.active,
     }
 }
 
@@ -248,13 +312,13 @@ fn transfer_spec(
     let to = locate(destination)?;
     if let Location::Server { .. } = from {
         return Err(Trouble::usage(
-            format!("{from} cannot be a source: this version reads from s3 and file"),
+            format!("{from} cannot be a source: this version reads from s3:// and file://"),
             "swap the two addresses, if that is what you meant",
         ));
     }
     if let Location::S3 { .. } = to {
         return Err(Trouble::usage(
-            format!("{to} cannot be a destination: this version writes to sftp and file"),
+            format!("{to} cannot be a destination: this version writes to sftp://, ftpes://, ftps://, ftp:// and file://"),
             "swap the two addresses, if that is what you meant",
         ));
     }
@@ -287,14 +351,14 @@ pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environ
     }
     let mut options = Options::default();
     server_options(&mut options, server);
-    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), ssh: ssh(server, environment), options })
+    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), server: self::server(server, environment), options })
 }
 
 pub fn locate(url: &str) -> Result<Location, Trouble> {
     Location::parse(url).map_err(|e| Trouble::usage(e.to_string(), "see `fileferry copy --help` for how addresses are written"))
 }
 
-/// The password of this login: from the URL, or from where `--password-from` says. `None` leaves the other ways open.
+/// The password of this login: from where `--password-from` says, or from the URL. `None` leaves the other ways open.
 pub fn credential(
     in_url: Option<Credential>,
     reference: Option<&str>,
@@ -306,12 +370,11 @@ pub fn credential(
         text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)))
     };
     match (in_url, reference) {
-        (Some(password), _) => Ok(Some(password)),
-        (None, Some(text)) => resolve(text).map(Some).map_err(|e| match e {
+        (_, Some(text)) => resolve(text).map(Some).map_err(|e| match e {
             SecretError::NoTerminal => Trouble::of_class(model::ErrorClass::DestAuth, e.to_string()),
             _ => Trouble::usage(format!("--password-from: {e}"), "set the variable or file it names, or name another"),
         }),
-        (None, None) => Ok(None),
+        (in_url, None) => Ok(in_url),
     }
 }
 

@@ -36,7 +36,7 @@ fn the_command_line_overrides_the_file() {
     assert_eq!((spec.options.retries, spec.options.chunk_size), (9, model::ByteCount::mib(2)));
     assert_eq!(spec.options.include, ["*.csv", "*.txt"]);
     assert!(!spec.options.preserve_time);
-    assert_eq!(spec.ssh.identities, [Path::new("/home/u/.ssh/k")]);
+    assert_eq!(spec.server.identities, [Path::new("/home/u/.ssh/k")]);
 }
 
 #[test]
@@ -88,6 +88,73 @@ fn addresses_that_cannot_work_are_usage_errors() {
         let crate::args::Command::Copy(args) = &request.cli.command else { panic!() };
         assert_eq!(copy_spec(args, request.choices, request.thresholds, &environment()).unwrap_err().exit_code, 1, "{line}");
     }
+}
+
+#[test]
+fn flags_of_another_protocol_are_refused_where_they_are_typed_and_ignored_where_they_are_set() {
+    let fits = |line: &str, file: &str| request(line, file).unwrap().fits().map_err(|trouble| trouble.what);
+    for (line, words) in [
+        ("copy s3://b/k sftp://u@h/in/ --tls-pin SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", ["--tls-pin", "sftp://"]),
+        ("copy s3://b/k ftp://u@h/in/ --ca-file ca.pem", ["--ca-file", "ftp://"]),
+        ("copy s3://b/k ftp://u@h/in/ --host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", ["--host-key", "ftp://"]),
+        ("check s3://b/k ftpes://u@h/in/ --known-hosts x", ["--known-hosts", "ftpes://"]),
+        ("ls ftps://u@h/in/ --identity x", ["--identity", "ftps://"]),
+        ("hash sftp://u@h/in/a --active", ["--active", "sftp://"]),
+        ("clean sftp://u@h/in/ --tls-min 1.3", ["--tls-min", "sftp://"]),
+        ("ls ftpes://u@h/in/ --client-key k.pem", ["--client-key", "--client-cert"]),
+    ] {
+        let what = fits(line, "").unwrap_err();
+        assert!(words.iter().all(|word| what.contains(word)), "{line}: {what}");
+    }
+    for line in [
+        "copy s3://b/k ftpes://u@h/in/ --ca-file ca.pem --tls-min 1.2 --client-cert c.pem --active --bind 127.0.0.1",
+        "copy s3://b/k ftp://u@h/in/ --active",
+        "copy s3://b/k sftp://u@h/in/ --identity x",
+        "ls s3://b/ --ca-file x",
+    ] {
+        assert_eq!(fits(line, ""), Ok(()), "{line}");
+    }
+    assert_eq!(fits(COPY, "copy:\n  ca_file: ca.pem\n  active: true\n"), Ok(()));
+}
+
+#[test]
+fn the_settings_of_ftp_reach_the_spec_from_flags_and_from_the_file() {
+    const FTPES: &str = "copy s3://b/k ftpes://u@h/in/";
+    let file = "copy:\n  ca_file: [~/ca.pem, /b.pem]\n  tls_min: '1.3'\n  client_cert: c.pem\n  active: true\n";
+    let server = spec(FTPES, file).server;
+    assert_eq!(server.ca_files, [Path::new("/home/u/ca.pem"), Path::new("/b.pem")]);
+    assert_eq!((server.tls_min, server.active, server.client_key), (Some(TlsMinimum::V1_3), true, None));
+    assert_eq!(server.client_cert.as_deref(), Some(Path::new("c.pem")));
+    let server = spec(&format!("{FTPES} --tls-min 1.2 --client-key k.pem"), file).server;
+    assert_eq!((server.tls_min, server.client_key.as_deref()), (Some(TlsMinimum::V1_2), Some(Path::new("k.pem"))));
+    let text = request(FTPES, "copy:\n  ca_fil: x\n").unwrap_err();
+    assert!(text.contains("did you mean \"ca_file\""), "{text}");
+    assert!(request(FTPES, "copy:\n  tls_min: '1.1'\n").unwrap_err().contains("copy.tls_min"));
+}
+
+#[test]
+fn a_certificate_is_pinned_in_base64_or_as_openssl_prints_it() {
+    const PIN: &str = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU";
+    let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let pairs: Vec<&str> = (0..32).map(|i| &hex[2 * i..2 * i + 2]).collect();
+    for text in [PIN.to_owned(), format!("{PIN}="), format!("SHA256:{hex}"), format!("SHA256:{}", pairs.join(":").to_uppercase())] {
+        assert_eq!(spec(&format!("copy s3://b/k ftpes://u@h/in/ --tls-pin {text}"), "").server.tls_pins, [PIN], "{text}");
+    }
+    for text in ["SHA256:short", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", "SHA1:00"] {
+        assert!(request(&format!("copy s3://b/k ftpes://u@h/in/ --tls-pin {text}"), "").is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_named_password_outweighs_the_one_in_the_url() {
+    let place =
+        Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, lease: app::transfers::LEASE, prompt: None };
+    let in_url = || Some(Credential::new("in-url"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "from-file\n").unwrap();
+    let reference = format!("file:{}", file.path().display());
+    assert_eq!(credential(in_url(), Some(&reference), "ftpes://h/", &place).unwrap().unwrap().expose(), "from-file");
+    assert_eq!(credential(in_url(), None, "ftpes://h/", &place).unwrap().unwrap().expose(), "in-url");
 }
 
 #[test]

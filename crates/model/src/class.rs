@@ -62,7 +62,7 @@ classes! {
     DestUnreachable "dest_unreachable" Transient 5 "the partner's, or your network's" "check host, port and firewall, then run `fileferry resume`";
     DestAuth "dest_auth" Permanent 24 "yours" "check user name, key and password; after changing one run the command again, or add --retry-auth";
     DestHostKey "dest_host_key" Permanent 23 "yours and the partner's" "ask the partner for the fingerprint by another way, then add it to known_hosts or give --host-key";
-    DestTls "dest_tls" Permanent 23 "yours and the partner's" "compare the certificate with what the partner announced";
+    DestTls "dest_tls" Permanent 23 "yours and the partner's" "compare the fingerprint with what the partner announced; trust their authority with --ca-file, or exactly this certificate with --tls-pin";
     DestDenied "dest_denied" Permanent 7 "the partner's" "ask for write permission in that directory";
     DestNoSpace "dest_no_space" Held 26 "the partner's" "free space or raise the quota there, then run `fileferry resume`";
     DestNameInvalid "dest_name_invalid" Permanent 28 "yours" "choose another name with --name, or leave the file out with --exclude";

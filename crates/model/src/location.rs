@@ -34,6 +34,16 @@ impl Protocol {
         }
     }
 
+    /// FTP in one of its three forms.
+    pub fn is_ftp(self) -> bool {
+        matches!(self, Self::Ftp | Self::Ftpes | Self::Ftps)
+    }
+
+    /// What is sent is protected by TLS.
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Ftpes | Self::Ftps)
+    }
+
     pub fn default_port(self) -> u16 {
         match self {
             Self::Sftp => 22,
@@ -120,17 +130,17 @@ pub enum Location {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    #[error("{0:?} is not a URL; write s3://BUCKET/KEY, sftp://USER@HOST/PATH or file:///PATH")]
+    #[error("{0:?} is not a URL; write s3://BUCKET/KEY, sftp://USER@HOST/PATH, ftpes://USER@HOST/PATH or file:///PATH")]
     NotUrl(String),
     #[error("{scheme}:// is not a protocol of this version; it speaks s3, sftp, ftp, ftpes (explicit TLS), ftps (implicit TLS) and file")]
     Scheme { scheme: String },
     #[error("{0} has no bucket name; write s3://BUCKET/KEY")]
     NoBucket(String),
-    #[error("{0} has no host; write sftp://USER@HOST/PATH")]
+    #[error("{0} has no host; write SCHEME://USER@HOST/PATH")]
     NoHost(String),
     #[error("{url} has the port {port:?}; a port is a number from 1 to 65535")]
     Port { url: String, port: String },
-    #[error("{0} has no path; write sftp://HOST/PATH, or sftp://HOST/~/ for the login directory")]
+    #[error("{0} has no path; end it in /PATH, or in /~/ for the login directory")]
     NoPath(String),
     #[error("file URLs name this machine: write file:///PATH, not {0}")]
     FileHost(String),
@@ -272,6 +282,38 @@ mod tests {
     }
 
     #[test]
+    fn the_four_schemes_of_ftp_lead_to_three_protocols_and_their_ports() {
+        for (scheme, protocol, port) in
+            [("ftp", Protocol::Ftp, 21), ("ftpes", Protocol::Ftpes, 21), ("ftp+tls", Protocol::Ftpes, 21), ("ftps", Protocol::Ftps, 990)]
+        {
+            let Location::Server { endpoint, password, path, .. } = Location::parse(&format!("{scheme}://u:p%3Aw@h/~/in/")).unwrap() else {
+                panic!("{scheme}")
+            };
+            assert_eq!((endpoint.protocol, endpoint.protocol.default_port(), path.wire()), (protocol, port, "in"), "{scheme}");
+            assert_eq!(password.unwrap().expose(), "p:w");
+            assert_eq!((protocol.is_ftp(), protocol.has_tls()), (true, scheme != "ftp"));
+            let stored = serde_json::to_string(&protocol).unwrap();
+            assert_eq!(serde_json::from_str::<Protocol>(&stored).unwrap(), protocol);
+            assert_eq!(stored, format!("\"{}\"", protocol.name()));
+        }
+        assert_eq!(Location::parse("ftp+tls://u@h:21/in/").unwrap().to_string(), "ftpes://u@h/in/");
+        assert_eq!(Location::parse("ftps://u@h:21/in/").unwrap().to_string(), "ftps://u@h:21/in/");
+    }
+
+    #[test]
+    fn slashes_after_the_host_mean_the_same_for_ftp_and_sftp() {
+        for rest in ["//in/a", "/~/in/a", "/in//a", "/~", "/~user/x", "/"] {
+            let parsed = |scheme: &str| match Location::parse(&format!("{scheme}://h{rest}")).map_err(|e| e.to_string()) {
+                Ok(Location::Server { path, directory, .. }) => Ok((path, directory)),
+                Ok(_) => unreachable!("a server's scheme"),
+                Err(error) => Err(error),
+            };
+            assert_eq!(parsed("ftpes"), parsed("sftp"), "{rest}");
+            assert_eq!(parsed("ftp"), parsed("sftp"), "{rest}");
+        }
+    }
+
+    #[test]
     fn a_trailing_slash_or_nothing_is_a_prefix() {
         assert!(Location::parse("s3://bucket").unwrap().is_directory());
         assert!(Location::parse("s3://bucket/out/").unwrap().is_directory());
@@ -282,7 +324,9 @@ mod tests {
     fn mistakes_are_named() {
         for (url, word) in [
             ("bucket/key", "s3://"),
-            ("ftp://h/x", "ftp://"),
+            ("gopher://h/x", "ftpes (explicit TLS)"),
+            ("ftps://h", "/~/"),
+            ("ftpes:///x", "host"),
             ("s3:///k", "bucket"),
             ("sftp://h", "path"),
             ("sftp:///x", "host"),

@@ -9,7 +9,7 @@ use transfer::digest::{StreamDigests, combine, crc64};
 use transfer::source::{ListingOptions, Pin};
 use transfer::{Connection, ErrorKind};
 
-use crate::open::{self, SourceSide};
+use crate::open::{self, Login, SourceSide};
 use crate::select::{Chooser, Counts};
 use crate::{CheckSummary, Difference, Failure, ListedEntry, Place};
 
@@ -27,7 +27,7 @@ pub async fn list(place: &Place, url: &str, spec: &CopySpec, recursive: bool, ou
     match open::parse(url)? {
         Location::S3 { .. } => list_source(place, url, spec, recursive, out).await,
         Location::File { .. } | Location::Server { .. } => {
-            let side = open::destination(url, &spec.ssh, &spec.options, None, place)?;
+            let side = open::destination(url, &spec.server, &spec.options, None, Login::Now, place)?;
             let connection = side.connector.connect().await?;
             let metadata = connection.stat(&side.path).await?;
             match metadata {
@@ -109,7 +109,7 @@ pub async fn check(
     password: Option<Credential>,
     out: mpsc::Sender<Difference>,
 ) -> Result<CheckSummary, Failure> {
-    let destination = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
+    let destination = open::destination(&spec.destination, &spec.server, &spec.options, password, Login::Now, place)?;
     let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
     let naming = open::naming(&spec, &source, &destination, jiff::Timestamp::now())?;
     let chooser = Chooser::new(&spec.options, &source, &naming)?;
@@ -242,7 +242,7 @@ pub async fn hash(
 ) -> Result<(), Failure> {
     let wanted = if algorithms.is_empty() { vec![Algorithm::Sha256] } else { algorithms.to_vec() };
     if let Location::Server { .. } = open::parse(url)? {
-        let side = open::destination(url, &spec.ssh, &spec.options, None, place)?;
+        let side = open::destination(url, &spec.server, &spec.options, None, Login::Now, place)?;
         let connection = side.connector.connect().await?;
         let missing = || Failure::of(ErrorClass::SourceMissing, format!("{url} is not a file there"));
         let size = connection.stat(&side.path).await?.filter(|m| !m.directory).ok_or_else(missing)?.size;

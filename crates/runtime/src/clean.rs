@@ -10,8 +10,9 @@ use store::{Batch, FileQuery, Mutation, Store, TransferQuery, TransferRecord};
 use tokio::sync::mpsc;
 use transfer::Connection;
 
+use crate::open::{self, Login};
 use crate::sweep::{NAMES, beside, directories};
-use crate::{Failure, Leftover, Place, open, process};
+use crate::{Failure, Leftover, Place, process};
 
 /// Finds our temporary files in one directory and removes those that nothing needs any more.
 pub async fn clean(
@@ -22,7 +23,7 @@ pub async fn clean(
     dry_run: bool,
     out: mpsc::Sender<Leftover>,
 ) -> Result<(), Failure> {
-    let side = open::destination(url, &spec.ssh, &spec.options, None, place)?;
+    let side = open::destination(url, &spec.server, &spec.options, None, Login::Now, place)?;
     let store = place.store().await?;
     let directory = if side.directory { side.path.clone() } else { side.path.parent().unwrap_or_else(RemotePath::root) };
     let connection = side.connector.connect().await?;
@@ -110,7 +111,7 @@ async fn remove_temporary(
     id: &TransferId,
     password: Option<Credential>,
 ) -> Result<(), Failure> {
-    let side = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
+    let side = open::destination(&spec.destination, &spec.server, &spec.options, password, Login::Now, place)?;
     let root = if side.directory { side.path.clone() } else { side.path.parent().unwrap_or_else(RemotePath::root) };
     // Nothing was ever sent by a transfer without files.
     if store.files(id, FileQuery { limit: 1, ..FileQuery::default() }).await?.is_empty() {

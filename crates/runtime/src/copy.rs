@@ -23,7 +23,7 @@ use transfer::meter::Meter;
 use transfer::port::Wishes;
 use transfer::retry::Backoff;
 
-use crate::open::{self, DestinationSide, SourceSide};
+use crate::open::{self, DestinationSide, Login, SourceSide};
 use crate::select::{Chooser, Counts};
 use crate::sweep::{self, Whose};
 use crate::{Control, CopyMode, Failure, Place, attach, process};
@@ -43,7 +43,8 @@ pub async fn copy(
 ) -> Result<Summary, Failure> {
     let spec = with_staging_directory(spec)?;
     // Mistakes in the request come before anything is recorded.
-    let destination = open::destination(&spec.destination, &spec.ssh, &spec.options, password, place)?;
+    let login = if mode.dry_run { Login::Never } else { Login::Now };
+    let destination = open::destination(&spec.destination, &spec.server, &spec.options, password, login, place)?;
     let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
     let now = Timestamp::now();
     let naming = open::naming(&spec, &source, &destination, now)?;
@@ -77,7 +78,7 @@ pub async fn resume(
             break;
         }
         let spec: CopySpec = crate::stored_spec(&record)?;
-        let destination = open::destination(&spec.destination, &spec.ssh, &spec.options, password.clone(), place)?;
+        let destination = open::destination(&spec.destination, &spec.server, &spec.options, password.clone(), Login::Now, place)?;
         let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
         let now = Timestamp::now();
         let naming = open::naming(&spec, &source, &destination, now)?;

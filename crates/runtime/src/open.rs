@@ -1,17 +1,21 @@
 //! From a spec to a live source and a connector: URLs, settings and secrets come together here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use app::transfers::{Naming, destination_key};
-use app::{CopySpec, Options, S3Settings, SshSettings};
+use app::{CopySpec, Options, S3Settings, ServerSettings};
 use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
+use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
 use transfer::s3::{CustomerKey, S3Config, S3Source};
 use transfer::sftp::{self, SftpConnector};
 use transfer::{Connector, Source};
 
 use crate::{Failure, Place};
+
+/// What `copy` writes to, as messages name it.
+const DESTINATIONS: &str = "sftp://, ftpes://, ftps://, ftp:// and file://";
 
 /// What is read: a whole prefix or one object.
 #[derive(Debug)]
@@ -74,52 +78,38 @@ fn customer_key(reference: &str, place: &Place) -> Result<CustomerKey, Failure> 
     bytes.map(CustomerKey::new).ok_or_else(|| Failure::usage("the SSE-C key must be 32 bytes in base64".to_owned()))
 }
 
+/// Whether somebody is going to log in, so that a missing password must be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    Now,
+    /// Only names and paths are wanted.
+    Never,
+}
+
+/// `password` is what a flag gave; the URL's own comes after it and after the setting.
 pub fn destination(
     url: &str,
-    ssh: &SshSettings,
+    server: &ServerSettings,
     options: &Options,
     password: Option<Credential>,
+    login: Login,
     place: &Place,
 ) -> Result<DestinationSide, Failure> {
     match parse(url)? {
         Location::Server { endpoint, password: in_url, path, directory } => {
-            let password = password.or(in_url);
-            let password = match (password, ssh.password_from.as_deref()) {
-                (None, Some(reference)) => Some(crate::secret(reference, &endpoint.to_string(), place)?),
-                (password, _) => password,
+            let password = match (password, server.password_from.as_deref(), login) {
+                (None, Some(reference), Login::Now) => Some(crate::secret(reference, &endpoint.to_string(), place)?),
+                (password, _, _) => password.or(in_url),
             };
-            let fingerprint = credential_fingerprint(&endpoint, ssh, password.as_ref(), place);
-            let overrides = sftp::SftpOverrides {
-                identities: ssh
-                    .identities
-                    .iter()
-                    .map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true })
-                    .collect(),
-                known_hosts: ssh.known_hosts.clone(),
-                host_key_pins: ssh.host_keys.clone(),
-                password,
-                connect_timeout: Some(options.connect_timeout),
-                stall_timeout: Some(options.stall_timeout),
-                bind: ssh.bind,
-                algorithms: if ssh.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
-                prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
-                ..sftp::SftpOverrides::default()
+            let (connector, credential): (Arc<dyn Connector>, String) = if endpoint.protocol.is_ftp() {
+                let (config, credential) = crate::ftp::config(endpoint, server, options, password, login, place)?;
+                (Arc::new(FtpConnector::new(config)?), credential)
+            } else {
+                let credential = ssh_fingerprint(&endpoint, server, password.as_ref(), place);
+                (Arc::new(SftpConnector::new(ssh_config(&endpoint, server, options, password, place)?)), credential)
             };
-            let environment = |name: &str| match name {
-                "SSH_AUTH_SOCK" => place.ssh_agent.as_ref().and_then(|p| p.to_str().map(str::to_owned)),
-                "USER" | "LOGNAME" => place.login_name.clone(),
-                _ => None,
-            };
-            let config = sftp::resolve(&endpoint, overrides, Some(&place.home), &environment)?;
-            let endpoint = config.endpoint.clone();
-            Ok(DestinationSide {
-                key: destination_key(&endpoint),
-                connector: Arc::new(SftpConnector::new(config)),
-                endpoint,
-                path,
-                directory,
-                credential: fingerprint,
-            })
+            let endpoint = connector.endpoint().clone();
+            Ok(DestinationSide { key: destination_key(&endpoint), connector, endpoint, path, directory, credential })
         }
         Location::File { path, directory } => {
             let connector = LocalConnector::with_home(Some(place.home.clone()));
@@ -134,8 +124,35 @@ pub fn destination(
                 credential: String::new(),
             })
         }
-        Location::S3 { .. } => Err(Failure::usage(format!("{url} cannot be a destination; copy writes to sftp:// and file://"))),
+        Location::S3 { .. } => Err(Failure::usage(format!("{url} cannot be a destination; copy writes to {DESTINATIONS}"))),
     }
+}
+
+fn ssh_config(
+    endpoint: &Endpoint,
+    server: &ServerSettings,
+    options: &Options,
+    password: Option<Credential>,
+    place: &Place,
+) -> Result<sftp::SftpConfig, Failure> {
+    let overrides = sftp::SftpOverrides {
+        identities: server.identities.iter().map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true }).collect(),
+        known_hosts: server.known_hosts.clone(),
+        host_key_pins: server.host_keys.clone(),
+        password,
+        connect_timeout: Some(options.connect_timeout),
+        stall_timeout: Some(options.stall_timeout),
+        bind: server.bind,
+        algorithms: if server.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
+        prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
+        ..sftp::SftpOverrides::default()
+    };
+    let environment = |name: &str| match name {
+        "SSH_AUTH_SOCK" => place.ssh_agent.as_ref().and_then(|p| p.to_str().map(str::to_owned)),
+        "USER" | "LOGNAME" => place.login_name.clone(),
+        _ => None,
+    };
+    Ok(sftp::resolve(endpoint, overrides, Some(&place.home), &environment)?)
 }
 
 /// Source, destination and how names are made, together.
@@ -166,14 +183,18 @@ pub fn parse(url: &str) -> Result<Location, Failure> {
     })
 }
 
+fn ssh_fingerprint(endpoint: &Endpoint, server: &ServerSettings, password: Option<&Credential>, place: &Place) -> String {
+    let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| place.home.join(".ssh").join(name));
+    let keys: &[PathBuf] = if server.identities.is_empty() { &defaults } else { &server.identities };
+    fingerprint(endpoint, &keys.iter().map(PathBuf::as_path).collect::<Vec<_>>(), password)
+}
+
 /// A value that differs when another credential would be used. Slow to compute on purpose: it is stored, and a
 /// password must not be guessed from it.
-fn credential_fingerprint(endpoint: &Endpoint, ssh: &SshSettings, password: Option<&Credential>, place: &Place) -> String {
-    let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| place.home.join(".ssh").join(name));
-    let keys = if ssh.identities.is_empty() { defaults.to_vec() } else { ssh.identities.clone() };
+pub fn fingerprint(endpoint: &Endpoint, files: &[&Path], password: Option<&Credential>) -> String {
     let mut text = String::new();
-    for path in keys {
-        if let Ok(metadata) = std::fs::metadata(&path) {
+    for path in files {
+        if let Ok(metadata) = std::fs::metadata(path) {
             let changed = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos());
             text.push_str(&format!("{}:{}:{changed}\n", path.display(), metadata.len()));
         }

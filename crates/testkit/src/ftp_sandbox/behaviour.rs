@@ -60,6 +60,10 @@ pub struct Behaviour {
     pub rate: Option<u64>,
     /// Every reply is this late.
     pub latency: Duration,
+    /// Every byte of every reply is a packet of its own.
+    pub byte_by_byte: bool,
+    /// Lines of replies end with LF alone.
+    pub bare_line_feeds: bool,
     /// Names added to every listing as they are: `../evil`, `a/b`, bytes that are not UTF-8.
     pub extra_names: Vec<Vec<u8>>,
     /// New connections are accepted and dropped before the greeting.
@@ -102,6 +106,8 @@ impl Default for Behaviour {
             locks: false,
             rate: None,
             latency: Duration::ZERO,
+            byte_by_byte: false,
+            bare_line_feeds: false,
             extra_names: Vec::new(),
             refuses_connections: false,
         }

@@ -50,6 +50,8 @@ pub enum Action {
     Raw(Bytes),
     /// Done, and then these bytes in place of the answer.
     DoneThenRaw(Bytes),
+    /// Done and answered, and then these bytes that nobody asked for, in the same packet.
+    DoneThenAlso(Bytes),
     /// These steps instead of an answer; nothing done.
     Steps(Vec<Step>),
     /// For commands with a data connection: it is opened as ever, with 150, then these steps run on it instead of the

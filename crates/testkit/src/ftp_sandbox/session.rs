@@ -165,6 +165,7 @@ impl Session {
                 self.perform(verb, argument, None).await?;
                 bytes.to_vec()
             }
+            Action::DoneThenAlso(bytes) => [self.perform(verb, argument, None).await?, bytes.to_vec()].concat(),
             Action::Steps(steps) => {
                 self.follow(steps).await?;
                 Vec::new()
@@ -231,7 +232,21 @@ impl Session {
         let line = answer.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap_or_default();
         let line = String::from_utf8_lossy(&line[..line.len().min(200)]).trim_end().to_owned();
         self.shared.recorder.saw(Event::Answer { connection: self.number, line });
-        self.control.send(answer).await
+        let plain: Vec<u8>;
+        let mut answer = answer;
+        if self.behaviour.bare_line_feeds {
+            plain = answer.iter().copied().filter(|byte| *byte != b'\r').collect();
+            answer = &plain;
+        }
+        if self.behaviour.byte_by_byte { self.send_by_byte(answer).await } else { self.control.send(answer).await }
+    }
+
+    async fn send_by_byte(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for byte in bytes {
+            self.control.send(&[*byte]).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     pub async fn secure(&mut self) -> io::Result<()> {
@@ -281,12 +296,7 @@ impl Session {
         for step in steps {
             match step {
                 Step::Send(bytes) => self.control.send(&bytes).await?,
-                Step::SendByByte(bytes) => {
-                    for byte in bytes {
-                        self.control.send(&[byte]).await?;
-                        tokio::task::yield_now().await;
-                    }
-                }
+                Step::SendByByte(bytes) => self.send_by_byte(&bytes).await?,
                 Step::Repeat { bytes, times } => {
                     for piece in pieces(&bytes, times) {
                         self.control.send(&piece).await?;

@@ -227,14 +227,18 @@ async fn the_recorder_tells_how_data_ended() {
     tls.write_all(b"x").await.unwrap();
     tls.flush().await.unwrap();
     // A reset overtakes what the server has not read yet.
-    while server.recorder().bytes_received() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    arrived(&server, 2).await;
     tls.get_ref().0.set_zero_linger().unwrap();
     drop(tls);
     raw.expect(426).await;
     let ends: Vec<_> = server.recorder().data().iter().map(|data| data.end).collect();
     assert_eq!(ends, [DataEnd::CloseNotify, DataEnd::Fin, DataEnd::Reset]);
+}
+
+async fn arrived(server: &FtpServer, bytes: u64) {
+    while server.recorder().bytes_received() < bytes {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Writes until the server does not want any more.
@@ -372,6 +376,7 @@ async fn an_orphan_goes_on_storing() {
         let (server, mut raw) = clear(|behaviour| behaviour.orphan = orphan).await;
         let mut data = raw.data("STOR f").await;
         data.write_all(b"123").await.unwrap();
+        arrived(&server, 3).await;
         drop(raw);
         if orphan {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -448,6 +453,30 @@ async fn hooks_break_one_operation_in_four_ways() {
     assert!(raw.hears_nothing().await && server.file("d/f").exists());
     raw.ask("SITE CHMOD 600 f", 999).await;
     assert_eq!(raw.get("MLSD").await.len(), 14 * 100_000);
+}
+
+#[tokio::test]
+async fn answers_come_in_pieces_and_with_others_behind_them() {
+    let (server, mut raw) = clear(|behaviour| {
+        behaviour.byte_by_byte = true;
+        behaviour.bare_line_feeds = true;
+    })
+    .await;
+    let mut pieces = 0;
+    for _ in 0..20 {
+        raw.send("PWD").await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\n") {
+            answer.extend(raw.bytes().await.unwrap());
+            pieces += 1;
+        }
+        assert!(answer.starts_with(b"257 ") && !answer.contains(&b'\r'));
+    }
+    assert!(pieces > 20, "{pieces}");
+    server.change(|behaviour| *behaviour = Behaviour::default());
+    server.on(|operation| if operation.is("NOOP") { Action::DoneThenAlso(Bytes::from_static(b"250 extra\r\n")) } else { Action::Proceed });
+    raw.ask("NOOP", 200).await;
+    raw.expect(250).await;
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Lines as servers send them, lines that were bent, and entries that are rendered and read again.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -6,6 +6,8 @@ mod engine_on_sftp;
 mod failing;
 mod faults;
 mod faults_source;
+mod ftp;
+mod fuzzing;
 mod harness;
 mod hostile_sftp;
 mod s3;

@@ -1,0 +1,4 @@
+//! See `transfer::ftp::fuzzing::features` for what must hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| transfer::ftp::fuzzing::features(input));
