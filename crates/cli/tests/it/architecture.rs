@@ -149,6 +149,8 @@ fn the_transfer_crate_knows_no_database_and_no_ticket_system() {
     let found = offences([krate("transfer").join("src")], |line| {
         words(&line.to_lowercase()).any(|word| ["sqlite", "rusqlite", "database", "servicenow", "ticket", "sql"].contains(&word))
     });
+    // TLS calls what resumes a session a ticket.
+    let found: Vec<_> = found.into_iter().filter(|place| !place.starts_with("crates/transfer/src/ftp/tls.rs")).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -219,7 +221,13 @@ fn every_write_to_the_store_is_a_batch() {
 
 #[test]
 fn passwords_are_read_in_few_places() {
-    let allowed = ["runtime/src/open.rs", "runtime/src/secret.rs", "transfer/src/sftp/auth.rs", "transfer/src/sftp/keys.rs"];
+    let allowed = [
+        "runtime/src/open.rs",
+        "runtime/src/secret.rs",
+        "transfer/src/sftp/auth.rs",
+        "transfer/src/sftp/keys.rs",
+        "transfer/src/ftp/connect.rs",
+    ];
     let crates = manifests().into_keys().filter(|name| name != "testkit").map(|name| krate(&name).join("src"));
     let found = offences(crates, |line| line.contains(".expose()") && !line.contains("customer"));
     let strange: Vec<_> = found

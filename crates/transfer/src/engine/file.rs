@@ -47,6 +47,8 @@ pub(super) struct FileRun {
     pub notes: Vec<String>,
     pub started_at: jiff::Timestamp,
     pub identity: Identity,
+    /// What the server's receipts must say of it: clear text, a legacy algorithm, something that it lacks.
+    pub server_notes: Vec<String>,
 }
 
 /// Delivers one file and tells the ledger how it ended. A stopped file is left as it is, for a resume.
@@ -107,6 +109,7 @@ impl FileRun {
             notes: Vec::new(),
             started_at: jiff::Timestamp::now(),
             identity: Identity::default(),
+            server_notes: Vec::new(),
             engine,
             task,
         }
@@ -180,6 +183,7 @@ impl FileRun {
         let seat = Arc::new(self.seat().await?);
         self.connections.insert(seat.id());
         self.identity = Identity::from(seat.identity());
+        self.server_notes.clone_from(&seat.identity().notes);
         drop(preparing);
         let outcome =
             if self.task.pin.size > self.engine.range_size { self.send_ranges(&seat).await } else { self.send_whole(&seat).await };
@@ -401,7 +405,7 @@ impl FileRun {
             bytes_resumed: self.bytes_resumed,
             started_at: self.started_at,
             identity: self.identity.clone(),
-            notes: self.notes.iter().chain(&plan.notes).cloned().collect(),
+            notes: self.server_notes.iter().chain(&self.notes).chain(&plan.notes).cloned().collect(),
         }
     }
 

@@ -37,6 +37,9 @@ pub(super) struct Known {
     pub wants_resumption: AtomicBool,
     /// A data connection that resumed nothing has carried a file.
     pub takes_any_session: AtomicBool,
+    /// A data connection that resumed an earlier data connection has carried a file, or was refused.
+    pub takes_data_tickets: AtomicBool,
+    pub refuses_data_tickets: AtomicBool,
     /// What became of a NOOP during a transfer.
     pub keep_alive: AtomicU8,
 }
@@ -114,7 +117,11 @@ async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Atte
         None => None,
         Some(trust) => {
             let newer = shared.known.newer_tls.load(Ordering::Relaxed);
-            Some(trust.session(if newer { TlsVersion::V1_3 } else { trust.minimum() })?)
+            let session = trust.session(if newer { TlsVersion::V1_3 } else { trust.minimum() })?;
+            if shared.known.refuses_data_tickets.load(Ordering::Relaxed) {
+                session.use_control_tickets_only();
+            }
+            Some(session)
         }
     };
     let (stream, waiting_for_tls) = match (&tls, config.security) {
@@ -302,7 +309,11 @@ async fn settle_terms(
     // One command alone tells the time of a round trip.
     let started = Instant::now();
     let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
-    control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+    if answer.code == 257 {
+        // That is PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
+        return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
+    }
     let round_trip = started.elapsed();
 
     let mut notes = Vec::new();

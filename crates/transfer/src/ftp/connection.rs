@@ -156,32 +156,19 @@ impl FtpConnection {
         let session = &self.session;
         let (old, new) = (session.wire(from), session.wire(to));
         let mut line = self.line().await?;
-        let mut commands = match mode {
-            RenameMode::NoClobber => session.ask_file(&new)?,
-            RenameMode::Replace => Vec::new(),
-        };
-        let looks = commands.len();
-        commands.push(Command::new("RNFR", &old)?);
-        let replies = line.ask_all(&commands).await?;
-        if looks > 0 {
-            let taken = match session.judge_file(&replies[..looks])? {
-                Look::Found(_) => true,
-                Look::Nothing => false,
-                Look::Unclear => session.look(&mut line, to).await?.is_some(),
-            };
-            if taken {
-                return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
-            }
+        if mode == RenameMode::NoClobber && session.look(&mut line, to).await?.is_some() {
+            return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
         }
-        let reply = &replies[looks];
-        if !reply.is_intermediate() {
+        // Both halves at once: after the first, ProFTPD refuses everything but the second.
+        let mut replies = line.ask_all(&[Command::new("RNFR", &old)?, Command::new("RNTO", &new)?]).await?;
+        let (reply, first) = (replies.swap_remove(1), replies.swap_remove(0));
+        if !first.is_intermediate() {
             return Err(match session.look(&mut line, from).await {
-                Ok(None) => Failure::Reply(reply.clone(), Some(ErrorKind::DestDirMissing)),
+                Ok(None) => Failure::Reply(first, Some(ErrorKind::DestDirMissing)),
                 Err(Failure::Lost(lost)) => lost.into(),
-                _ => reply.clone().into(),
+                _ => first.into(),
             });
         }
-        let reply = line.ask(Command::new("RNTO", &new)?).await?;
         if reply.is_positive() {
             return Ok(());
         }

@@ -138,7 +138,7 @@ pub(super) fn class(reply: &Reply) -> Option<ErrorKind> {
         _ if speaks_of_space(&text) => Some(ErrorKind::DestNoSpace),
         // ProFTPD: "Overwrite permission denied".
         _ if any(&text, &["overwrite", "file exists", "already exist"]) => Some(ErrorKind::DestExists),
-        _ if any(&text, &["name too long", "prohibited file name", "invalid file name", "illegal name"]) => {
+        _ if any(&text, &["name too long", "prohibited file name", "invalid file name", "invalid directory name", "illegal name"]) => {
             Some(ErrorKind::DestNameInvalid)
         }
         _ if says_missing(&text) => Some(ErrorKind::DestDirMissing),

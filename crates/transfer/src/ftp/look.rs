@@ -3,7 +3,7 @@
 use model::RemotePath;
 
 use super::control::Command;
-use super::error::{Failure, class, says_denied};
+use super::error::{Failure, class, says_denied, says_missing};
 use super::listing::{Kind, facts, time_value};
 use super::reply::Reply;
 use super::session::{Line, Session};
@@ -27,8 +27,8 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 /// A refusal of a look: nothing there, or no answer.
 fn nothing(reply: &Reply) -> Result<Look, Failure> {
     match reply.code {
-        450 | 501 | 550 | 551 | 553 if says_denied(&reply.words()) => Err(Failure::Reply(reply.clone(), Some(ErrorKind::DestDenied))),
-        450 | 501 | 550 | 551 | 553 => Ok(Look::Nothing),
+        450 | 550 | 551 | 553 if says_denied(&reply.words()) => Err(Failure::Reply(reply.clone(), Some(ErrorKind::DestDenied))),
+        450 | 550 | 551 | 553 => Ok(Look::Nothing),
         500 | 502 | 504 => Ok(Look::Unclear),
         _ => Err(reply.clone().into()),
     }
@@ -47,7 +47,9 @@ impl Session {
         let [first, rest @ ..] = replies else { return Ok(Look::Unclear) };
         if self.features.machine_lists {
             if !first.is_positive() {
-                return nothing(first);
+                // Who may not list may still ask for a size; only clear words are an answer.
+                let clear = says_missing(&first.words()) || !matches!(first.code, 450 | 501 | 550 | 553);
+                return if clear { nothing(first) } else { Ok(Look::Unclear) };
             }
             let lines = first.lines.get(1..first.lines.len().saturating_sub(1)).unwrap_or_default();
             let Some(listed) = lines.iter().find_map(|line| facts(line)) else { return Ok(Look::Unclear) };

@@ -11,7 +11,7 @@ use super::control::{Command, Control};
 use super::error::{Failure, Lost};
 use super::features::Features;
 use super::reply::Reply;
-use super::tls::TlsSession;
+use super::tls::{Origin, TlsSession};
 use super::transfer::Transfer;
 use crate::{Capabilities, ErrorKind, NoClobber, ServerIdentity};
 
@@ -37,6 +37,8 @@ pub(super) struct Line {
     pub control: Option<Control>,
     pub tls: Option<TlsSession>,
     pub transfer: Option<Transfer>,
+    /// What the last data connection resumed.
+    pub origin: Origin,
     lost: Option<Lost>,
     /// The server remembers an offset (REST) that no transfer has used.
     pub offset_pending: bool,
@@ -67,7 +69,16 @@ impl Session {
         };
         let bound = shared.config.stall_timeout;
         let together = shared.together();
-        let line = Line { control: Some(control), tls, transfer: None, lost: None, offset_pending: false, together, bound };
+        let line = Line {
+            control: Some(control),
+            tls,
+            transfer: None,
+            origin: Origin::Control,
+            lost: None,
+            offset_pending: false,
+            together,
+            bound,
+        };
         Self {
             shared,
             features,

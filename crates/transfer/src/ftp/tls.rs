@@ -2,7 +2,7 @@
 //! data connection must resume the session of its own control connection and of no other.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER_PERMISSIVE};
@@ -24,6 +24,8 @@ use crate::{Error, ErrorKind, Result, Subject};
 
 /// A file of certificates is read whole; this is far above a system's store of authorities.
 const MAX_PEM: u64 = 16 << 20;
+/// Servers give two tickets, some give more; only so many are worth keeping.
+const MAX_TICKETS: usize = 8;
 
 /// What all connections of a connector share.
 #[derive(Debug)]
@@ -83,9 +85,18 @@ impl Trust {
                 .with_client_auth_cert(chain.clone(), key.clone_key())
                 .map_err(|error| unusable("the client certificate", format!("certificate and key do not fit together: {error}")))?,
         };
-        let tickets = Arc::new(Tickets { store: ClientSessionMemoryCache::new(32), left: AtomicUsize::new(0) });
-        config.resumption = Resumption::store(tickets.clone());
-        Ok(TlsSession { config: Arc::new(config), name: self.name.clone(), verifier, tickets, version })
+        let tickets = Arc::new(Tickets {
+            control: ClientSessionMemoryCache::new(MAX_TICKETS),
+            data: ClientSessionMemoryCache::new(MAX_TICKETS),
+            left: Mutex::new((0, 0)),
+            last: Mutex::new(Origin::Nowhere),
+            control_only: AtomicBool::new(false),
+        });
+        config.resumption = Resumption::store(Arc::new(View(tickets.clone(), false)));
+        // A copy counts as the same configuration: it has the same verifier, without which rustls resumes nothing.
+        let mut data = config.clone();
+        data.resumption = Resumption::store(Arc::new(View(tickets.clone(), true)));
+        Ok(TlsSession { control: Arc::new(config), data: Arc::new(data), name: self.name.clone(), verifier, tickets, version })
     }
 }
 
@@ -211,53 +222,93 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A session store that knows how many TLS 1.3 tickets are left: each serves once.
-#[derive(Debug)]
-struct Tickets {
-    store: ClientSessionMemoryCache,
-    left: AtomicUsize,
+/// Where the session came from that the last data connection offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Control,
+    /// From an earlier data connection. ProFTPD takes only those of the control connection.
+    Data,
+    Nowhere,
 }
 
-impl ClientSessionStore for Tickets {
+/// The sessions of one control connection. A TLS 1.3 ticket serves once, so they are counted, and those that came over
+/// data connections are kept apart.
+#[derive(Debug)]
+struct Tickets {
+    control: ClientSessionMemoryCache,
+    data: ClientSessionMemoryCache,
+    left: Mutex<(usize, usize)>,
+    last: Mutex<Origin>,
+    /// Tickets of data connections are worth nothing to this server.
+    control_only: AtomicBool,
+}
+
+impl Tickets {
+    fn left(&self) -> (usize, usize) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origin = Origin::Control;
+        let mut ticket = self.control.take_tls13_ticket(name);
+        left.0 = if ticket.is_some() { left.0.saturating_sub(1) } else { 0 };
+        if ticket.is_none() && !self.control_only.load(Ordering::Relaxed) {
+            origin = Origin::Data;
+            ticket = self.data.take_tls13_ticket(name);
+            left.1 = if ticket.is_some() { left.1.saturating_sub(1) } else { 0 };
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = if ticket.is_some() { origin } else { Origin::Nowhere };
+        ticket
+    }
+}
+
+/// The store as a control connection (`false`) or its data connections (`true`) use it.
+#[derive(Debug)]
+struct View(Arc<Tickets>, bool);
+
+impl ClientSessionStore for View {
     fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
-        self.store.set_kx_hint(name, group);
+        self.0.control.set_kx_hint(name, group);
     }
 
     fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
-        self.store.kx_hint(name)
+        self.0.control.kx_hint(name)
     }
 
     fn set_tls12_session(&self, name: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.store.set_tls12_session(name, value);
+        self.0.control.set_tls12_session(name, value);
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.store.tls12_session(name)
+        self.0.control.tls12_session(name)
     }
 
     fn remove_tls12_session(&self, name: &ServerName<'static>) {
-        self.store.remove_tls12_session(name);
+        self.0.control.remove_tls12_session(name);
     }
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.store.insert_tls13_ticket(name, value);
-        self.left.fetch_add(1, Ordering::Relaxed);
+        let mut left = self.0.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.1 {
+            self.0.data.insert_tls13_ticket(name, value);
+            left.1 = (left.1 + 1).min(MAX_TICKETS);
+        } else {
+            self.0.control.insert_tls13_ticket(name, value);
+            left.0 = (left.0 + 1).min(MAX_TICKETS);
+        }
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        let ticket = self.store.take_tls13_ticket(name);
-        match ticket {
-            Some(_) => _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)),
-            None => self.left.store(0, Ordering::Relaxed),
-        }
-        ticket
+        self.0.take(name)
     }
 }
 
 /// TLS of one control connection and its data connections.
 #[derive(Debug, Clone)]
 pub(super) struct TlsSession {
-    config: Arc<ClientConfig>,
+    control: Arc<ClientConfig>,
+    data: Arc<ClientConfig>,
     name: ServerName<'static>,
     verifier: Arc<Verifier>,
     tickets: Arc<Tickets>,
@@ -266,12 +317,31 @@ pub(super) struct TlsSession {
 
 impl TlsSession {
     pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp).await
+        TlsConnector::from(self.control.clone()).connect(self.name.clone(), tcp).await
+    }
+
+    pub async fn connect_data(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        TlsConnector::from(self.data.clone()).connect(self.name.clone(), tcp).await
     }
 
     /// Nothing is left that could resume this session once more.
     pub fn is_used_up(&self) -> bool {
-        self.version == TlsVersion::V1_3 && self.tickets.left.load(Ordering::Relaxed) == 0
+        let (control, data) = self.tickets.left();
+        let data = if self.tickets.control_only.load(Ordering::Relaxed) { 0 } else { data };
+        self.version == TlsVersion::V1_3 && control + data == 0
+    }
+
+    pub fn use_control_tickets_only(&self) {
+        self.tickets.control_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Where the session came from that the last data connection resumed, if it did.
+    pub fn origin(&self, connection: &rustls::ClientConnection) -> Origin {
+        match (connection.handshake_kind(), self.version) {
+            (Some(rustls::HandshakeKind::Resumed), TlsVersion::V1_2) => Origin::Control,
+            (Some(rustls::HandshakeKind::Resumed), _) => *self.tickets.last.lock().unwrap_or_else(PoisonError::into_inner),
+            _ => Origin::Nowhere,
+        }
     }
 
     /// `SHA256:…` of the certificate that was presented.

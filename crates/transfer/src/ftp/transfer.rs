@@ -16,7 +16,7 @@ use super::passive;
 use super::reply::Reply;
 use super::session::{Line, Session};
 use super::stream::{Data, Stream, dial, tune};
-use super::tls::TlsSession;
+use super::tls::{Origin, TlsSession};
 use crate::ErrorKind;
 
 /// What is handed to a socket at once.
@@ -116,6 +116,10 @@ impl Session {
             if !reply.is_positive() {
                 return Err(reply.into());
             }
+            // Another success is the answer to something else.
+            if listener.is_none() && reply.code != if extended { 229 } else { 227 } {
+                return Err(Failure::refused(ErrorKind::DestProtocol, format!("it names no port for data: {reply}")));
+            }
             let place = match listener {
                 Some(listener) => Place::Here(listener),
                 None => {
@@ -141,7 +145,7 @@ impl Session {
         };
         match self.start(line, place, wanted).await {
             Err(Failure::Reply(reply, _)) if line.tls.is_some() && matches!(reply.code, 425 | 522) => {
-                self.shared.known.wants_resumption.store(true, Ordering::Relaxed);
+                self.learn(line, &reply);
                 self.log_in_again(line).await?;
                 let place = self.prepare(line, &[], wanted.offset).await?.1;
                 self.start(line, place, wanted).await
@@ -173,9 +177,17 @@ impl Session {
             Err(Failure::Lost(lost)) => return line.note(Err(lost)),
             Err(failure) => return Err(failure),
         };
-        let unresumed = data.stream.tls().is_some_and(|tls| tls.handshake_kind() != Some(rustls::HandshakeKind::Resumed));
-        if unresumed && reply.is_none() && !self.shared.known.takes_any_session.load(Ordering::Relaxed) {
-            match tokio::time::timeout(OBJECTION_TIME, line.control()?.reply()).await {
+        let origin = line.tls.as_ref().zip(data.stream.tls()).map_or(Origin::Control, |(tls, data)| tls.origin(data));
+        let known = &self.shared.known;
+        let doubtful = match origin {
+            Origin::Control => false,
+            Origin::Data => !known.takes_data_tickets.load(Ordering::Relaxed),
+            Origin::Nowhere => !known.takes_any_session.load(Ordering::Relaxed),
+        };
+        line.origin = origin;
+        if doubtful && reply.is_none() {
+            let bound = OBJECTION_TIME + 2 * self.identity.round_trip;
+            match tokio::time::timeout(bound, line.control()?.reply()).await {
                 Ok(Ok(objection)) if objection.is_negative() => return Err(objection.into()),
                 Ok(Ok(other)) => reply = Some(other),
                 Ok(Err(lost)) => return line.note(Err(lost)),
@@ -184,14 +196,33 @@ impl Session {
         }
         line.offset_pending = false;
         let Wanted { owner, upload, offset, .. } = wanted;
+        // Nothing of the file was sent yet, so this is no word about it.
+        if upload && let Some(early) = reply.take_if(|reply| reply.is_positive()) {
+            return line.note(Err(Lost::protocol(format!("it calls an upload complete that has not begun; {early}"))));
+        }
         line.transfer = Some(Transfer { owner, upload, position: offset, busy: false, data, reply, kept_alive: None });
         Ok(())
     }
 
     /// Remembers what a transfer that went well says about this server.
-    pub fn went_well(&self, unresumed: bool) {
-        if unresumed {
-            self.shared.known.takes_any_session.store(true, Ordering::Relaxed);
+    fn went_well(&self, origin: Origin) {
+        match origin {
+            Origin::Control => {}
+            Origin::Data => self.shared.known.takes_data_tickets.store(true, Ordering::Relaxed),
+            Origin::Nowhere => self.shared.known.takes_any_session.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Remembers that a data connection was refused for the TLS session that it resumed, or did not resume.
+    pub fn learn(&self, line: &Line, reply: &Reply) {
+        let known = &self.shared.known;
+        if line.tls.is_some() && matches!(reply.code, 425 | 522) {
+            known.wants_resumption.store(true, Ordering::Relaxed);
+            known.takes_any_session.store(false, Ordering::Relaxed);
+            if line.origin == Origin::Data {
+                known.refuses_data_tickets.store(true, Ordering::Relaxed);
+                known.takes_data_tickets.store(false, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -209,7 +240,7 @@ async fn open(shared: &Shared, place: Place, peer: SocketAddr, tls: Option<&TlsS
     };
     match tls {
         None => Ok(Data::new(Stream::Clear(tcp))),
-        Some(tls) => match tls.connect(tcp).await {
+        Some(tls) => match tls.connect_data(tcp).await {
             Ok(stream) => Ok(Data::new(Stream::Tls(Box::new(stream)))),
             Err(error) => {
                 let judged = matches!(error.get_ref().and_then(|e| e.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)));
@@ -291,10 +322,6 @@ enum Event {
 }
 
 impl Transfer {
-    fn unresumed(&self) -> bool {
-        self.data.stream.tls().is_some_and(|tls| tls.handshake_kind() != Some(rustls::HandshakeKind::Resumed))
-    }
-
     /// Waits for a step of the data connection, for a word of the server, or until nothing has happened for `stall`.
     async fn step(&mut self, shared: &Shared, control: &mut Control, stall: Duration, mut step: Step<'_>) -> Event {
         let started = Instant::now();
@@ -435,7 +462,6 @@ impl Line {
             return Err(Failure::refused(ErrorKind::NetworkReset, "an earlier write was interrupted"));
         }
         transfer.busy = true;
-        let unresumed = transfer.unresumed();
         let protected = transfer.data.stream.tls().is_some();
         match transfer.step(&session.shared, control, stall, Step::Shutdown).await {
             Event::Data(Ok(_)) => {}
@@ -481,7 +507,7 @@ impl Line {
                 if let Some(transfer) = transfer {
                     transfer.data.ended();
                 }
-                session.went_well(unresumed);
+                session.went_well(self.origin);
                 Ok(())
             }
             reply => Err(reply.into()),
@@ -528,7 +554,7 @@ impl Line {
         if !reply.is_positive() {
             return Err(reply.into());
         }
-        session.went_well(transfer.unresumed());
+        session.went_well(self.origin);
         if cut {
             let size = self.ask(Command::new("SIZE", path)?).await?;
             if size.code != 213 || super::look::number(size.first()) != Some(transfer.position) {

@@ -88,9 +88,10 @@ impl FtpWriter {
     }
 
     /// The error of a stream that did not come to its end.
-    fn failed(&self, failure: Failure, operation: &'static str) -> Error {
+    fn failed(&self, line: &Line, failure: Failure, operation: &'static str) -> Error {
         let failure = match failure {
             Failure::Reply(reply, None) => {
+                self.session.learn(line, &reply);
                 let kind = class_of_upload(&reply);
                 Failure::Reply(reply, Some(kind))
             }
@@ -161,7 +162,8 @@ impl FtpWriter {
     async fn ended_line(&self, operation: &'static str) -> Result<tokio::sync::MutexGuard<'_, Line>> {
         self.check_open(operation)?;
         let mut line = self.session.line().await;
-        self.end_stream(&mut line).await.map_err(|failure| self.failed(failure, "finish"))?;
+        let ended = self.end_stream(&mut line).await;
+        ended.map_err(|failure| self.failed(&line, failure, "finish"))?;
         line.make_free().await.map_err(|failure| failure.into_error(operation, &self.path, ErrorKind::DestProtocol))?;
         Ok(line)
     }
@@ -176,12 +178,12 @@ impl FtpWriter {
             let wanted = Wanted { owner: self.owner, verb: "RETR", path: &self.wire, offset, upload: false };
             if let Err(failure) = self.session.begin(line, None, wanted).await {
                 // Servers refuse to begin beyond the end in words of their own.
-                if matches!(failure, Failure::Reply(..)) && offset > 0 {
-                    let size = line.ask(Command::new("SIZE", &self.wire)?).await?;
-                    let size = super::look::number(size.first()).filter(|_| size.code == 213);
-                    if size.is_some_and(|size| size <= offset) {
-                        return Ok(Bytes::new());
-                    }
+                if matches!(failure, Failure::Reply(..))
+                    && offset > 0
+                    && let Ok(Some(found)) = self.session.look(line, &self.path).await
+                    && found.size <= offset
+                {
+                    return Ok(Bytes::new());
                 }
                 return Err(failure);
             }
@@ -217,7 +219,7 @@ impl Writer for FtpWriter {
             return Ok(());
         }
         let mut line = self.session.line().await;
-        self.write_all(&mut line, offset, &data).await.map_err(|failure| self.failed(failure, OPERATION))
+        self.write_all(&mut line, offset, &data).await.map_err(|failure| self.failed(&line, failure, OPERATION))
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
@@ -234,7 +236,8 @@ impl Writer for FtpWriter {
             return Ok(Bytes::new());
         }
         let mut line = self.session.line().await;
-        self.end_stream(&mut line).await.map_err(|failure| self.failed(failure, "finish"))?;
+        let ended = self.end_stream(&mut line).await;
+        ended.map_err(|failure| self.failed(&line, failure, "finish"))?;
         match self.read_some(&mut line, offset, length).await {
             Ok(bytes) => Ok(bytes),
             Err(failure) => {
@@ -281,7 +284,7 @@ impl Writer for FtpWriter {
         const OPERATION: &str = "finish";
         self.check_open(OPERATION)?;
         let mut line = self.session.line().await;
-        self.end_stream(&mut line).await.map_err(|failure| self.failed(failure, OPERATION))
+        self.end_stream(&mut line).await.map_err(|failure| self.failed(&line, failure, OPERATION))
     }
 
     async fn close(&self) -> Result<()> {
@@ -289,7 +292,7 @@ impl Writer for FtpWriter {
             return Ok(());
         }
         let mut line = self.session.line().await;
-        let ended = self.end_stream(&mut line).await.map_err(|failure| self.failed(failure, "close"));
+        let ended = self.end_stream(&mut line).await.map_err(|failure| self.failed(&line, failure, "close"));
         // A reader gives the line back; what was read before is not in doubt.
         if line.transfer_of(self.owner).is_some_and(|transfer| !transfer.upload) {
             let _ = line.end_reading().await;

@@ -9,6 +9,7 @@ mod faults_source;
 mod ftp;
 mod fuzzing;
 mod harness;
+mod hostile_ftp;
 mod hostile_sftp;
 mod s3;
 mod semantics;
