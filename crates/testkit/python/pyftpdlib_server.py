@@ -1,5 +1,7 @@
 """A pyftpdlib FTP server for tests: pyftpdlib_server.py SETTINGS, a JSON file that testkit writes."""
 
+# Loaded when MFMT comes first, unless it is here: too late, where Python lies in a directory that only root may read.
+import _strptime  # noqa: F401
 import json
 import logging
 import os

@@ -197,7 +197,7 @@ impl Play {
     /// A file on its way, and one misfortune at a random byte of it.
     async fn interrupted(&self, outcome: &mut Outcome) -> anyhow::Result<()> {
         let mut chance = self.chance();
-        let stage = self.stage(CUT_SIZE, "20s", &[], |_| {}).await?;
+        let mut stage = self.stage(CUT_SIZE, "20s", &[], |_| {}).await?;
         stage.line_rate(CUT_RATE);
         let at = (CUT_SIZE as f64 * chance.fraction() * 0.95) as u64;
         let mut run = stage.start()?;
@@ -231,6 +231,7 @@ impl Play {
         if outcome.wire > SENT_AGAIN + CUT_SIZE / 100 + OVERHEAD {
             outcome.violations.push(format!("I4: {sent} bytes for {CUT_SIZE}, interrupted at {at}"));
         }
+        stage.keep(&outcome.violations);
         Ok(())
     }
 
@@ -242,7 +243,7 @@ impl Play {
             return Ok(());
         };
         let root = disk.0.clone();
-        let stage = self.stage(TOO_LARGE, "5s", &[], move |options| options.root = Some(root)).await?;
+        let mut stage = self.stage(TOO_LARGE, "5s", &[], move |options| options.root = Some(root)).await?;
         let ballast = disk.0.join("ballast");
         std::fs::write(&ballast, vec![1; BALLAST as usize])?;
         let mut run = stage.start()?;
@@ -267,6 +268,7 @@ impl Play {
             outcome.violations.push(format!("with space again it ended with {status:?}; {}", run.last_words()));
         }
         Eye::default().look(&stage, true, &mut outcome.violations);
+        stage.keep(&outcome.violations);
         // Its server and its files go before the disk.
         drop(stage);
         Ok(())
@@ -281,7 +283,7 @@ impl Play {
                 options.tls_version = FtpTlsVersion::Only13;
             }
         };
-        let stage = self.stage(size, "20s", &["--tls-min", "1.3"], only).await?;
+        let mut stage = self.stage(size, "20s", &["--tls-min", "1.3"], only).await?;
         stage.line_rate(SLOW);
         let mut run = stage.start()?;
         let status = run.end(LIMIT).await;
@@ -295,6 +297,7 @@ impl Play {
         if sent > size + size / 50 + (32 << 10) {
             outcome.violations.push(format!("{sent} bytes for {size}"));
         }
+        stage.keep(&outcome.violations);
         Ok(())
     }
 }

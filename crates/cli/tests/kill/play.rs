@@ -89,10 +89,7 @@ impl Scene {
         self.look(&stage, "at the end", true);
         check::receipts(&stage, &mut self.violations).await?;
         self.seconds = begun.elapsed().as_secs_f64();
-        if !self.violations.is_empty() && std::env::var_os("FILEFERRY_KEEP").is_some() {
-            println!("kept: {}", stage.home.path().display());
-            stage.home.disable_cleanup(true);
-        }
+        stage.keep(&self.violations);
         Ok(())
     }
 

@@ -297,15 +297,13 @@ impl Server {
         Ok(())
     }
 
-    /// What the server has to say, for the report of a violation.
     pub fn log(&self) -> String {
-        let log = match self {
+        match self {
             Self::OpenSsh(server) => server.log(),
             Self::Asyncssh(server) => server.log(),
             Self::Ftp(server) => server.log(),
             _ => String::new(),
-        };
-        log.lines().rev().take(5).collect::<Vec<_>>().join(" | ")
+        }
     }
 }
 

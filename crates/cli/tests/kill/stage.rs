@@ -360,8 +360,18 @@ impl Stage {
         self.server.crash(loss, &self.directory, &whole, chance).await
     }
 
+    /// Where a promise was broken, logs and records are kept on demand.
+    pub fn keep(&mut self, violations: &[String]) {
+        if !violations.is_empty() && std::env::var_os("FILEFERRY_KEEP").is_some() {
+            println!("kept: {}", self.home.path().display());
+            let _ = std::fs::write(self.home.path().join("server.log"), self.server.log());
+            self.home.disable_cleanup(true);
+        }
+    }
+
+    /// What the server said last, the latest first.
     pub fn server_log(&self) -> String {
-        self.server.log()
+        self.server.log().lines().rev().take(5).collect::<Vec<_>>().join(" | ")
     }
 }
 
