@@ -12,9 +12,9 @@ use super::error::{Failure, says_missing};
 use super::features::DigestCommand;
 use super::list;
 use super::look::{Look, number};
+use super::open::Wanted;
 use super::session::{Line, Session};
 use super::tls::Trust;
-use super::transfer::Wanted;
 use super::writer::{FtpWriter, Purpose, Stage};
 use crate::destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, OpenMode, RenameMode, ServerIdentity, Writer,
@@ -113,16 +113,26 @@ impl FtpConnection {
         let owner = session.next_owner();
         let purpose = Purpose { writable: true, readable: options.read, permissions: options.permissions };
         let writer = |stage, purpose| FtpWriter::new(session.clone(), path.clone(), owner, stage, purpose);
-        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true };
+        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: options.mode == OpenMode::CreateNew };
         let place = match options.mode {
             OpenMode::Truncate => None,
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
-                if let Ok(Look::Found(_)) = session.judge_file(&replies) {
+                let (taken, place) = match session.judge_file(&replies) {
+                    Ok(Look::Found(_)) => (true, None),
+                    Ok(Look::Nothing) => (false, Some(place)),
+                    // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
+                    // the name is the engine's own and taken by nobody.
+                    Ok(Look::Unclear) | Err(_) => match session.look(&mut line, path).await {
+                        Ok(found) => (found.is_some(), None),
+                        Err(Failure::Lost(lost)) => return Err(lost.into()),
+                        Err(_) => (false, None),
+                    },
+                };
+                if taken {
                     return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
                 }
-                Some(place)
+                place
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {
