@@ -31,7 +31,9 @@ async fn a_prefix_goes_to_a_strict_partner_by_authority_and_by_pin() {
         let shop = shop().await;
         let server = partner(security, strict()).await;
         shop.bucket.put("p/large", Content::generated(1, LARGE));
-        (0..20).for_each(|i| shop.bucket.put(&format!("p/small/{i}"), Content::generated(i, 100 + i)));
+        for i in 0..20 {
+            shop.bucket.put(&format!("p/small/{i}"), Content::generated(i, 100 + i));
+        }
         let to = url(scheme, &server);
         let pin = server.fingerprint().to_owned();
         for (trust, into) in [(["--ca-file", text(server.authority())], "ca/"), (["--tls-pin", &pin], "pin/")] {

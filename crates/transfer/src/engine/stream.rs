@@ -64,6 +64,10 @@ impl FileRun {
             Ok(None) | Err(_) if fresh => self.sheet = None,
             _ => {}
         }
+        if outcome.is_err() {
+            // Nothing was sent since: that the file did not grow says nothing of the disk.
+            self.stopped_at = None;
+        }
         outcome
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use model::{Algorithm, Digest, Endpoint, RemotePath};
+use model::{Algorithm, Digest, DigestSet, Endpoint, RemotePath};
 
 use super::config::{FtpConfig, Security};
 use super::connect::{Known, Shared, open_session};
@@ -19,6 +19,7 @@ use super::writer::{FtpWriter, Purpose, Stage};
 use crate::destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, OpenMode, RenameMode, ServerIdentity, Writer,
 };
+use crate::digest::StreamDigests;
 use crate::{ErrorKind, Result};
 
 /// Opens sessions on one FTP server, and remembers what they learn of it.
@@ -211,7 +212,8 @@ impl FtpConnection {
         let wire = session.wire(path);
         let mut line = self.line().await?;
         let size = line.ask(Command::new("SIZE", &wire)?).await?;
-        let size = number(size.first()).filter(|_| size.code == 213).unwrap_or(0);
+        let size = number(size.first()).filter(|_| size.code == 213);
+        let (empty, size) = (size == Some(0), size.unwrap_or(0));
         // No server that is in its right mind hashes slower than 10 MB a second.
         let bound = session.shared.config.stall_timeout + std::time::Duration::from_secs((size / 10_000_000).min(24 * 3600));
         let verb = match digester.command {
@@ -226,6 +228,10 @@ impl FtpConnection {
         };
         let reply = line.ask_within(Command::new(verb, &wire)?, bound).await?;
         if !reply.is_positive() {
+            // ProFTPD refuses to compute what an empty file has, and every empty file has the same.
+            if empty && let Some(digest) = of_nothing(algorithm) {
+                return Ok(Some(digest));
+            }
             return Err(session.explain(&mut line, reply.into(), path).await);
         }
         // HASH answers "SHA-256 0-49 DIGEST name", the others the digest alone; both may have words around.
@@ -236,6 +242,12 @@ impl FtpConnection {
             None => Err(Failure::refused(ErrorKind::DestProtocol, format!("there is no {algorithm} in what it says: {reply}"))),
         }
     }
+}
+
+fn of_nothing(algorithm: Algorithm) -> Option<Digest> {
+    let wanted = DigestSet { sha256: algorithm == Algorithm::Sha256, md5: algorithm == Algorithm::Md5 };
+    let (sha256, md5) = StreamDigests::new(wanted).finish();
+    Digest::from_hex(algorithm, &sha256.or(md5)?).ok()
 }
 
 #[async_trait]
