@@ -178,6 +178,11 @@ impl FtpConnection {
             return Err(match session.look(&mut line, from).await {
                 Ok(None) => Failure::Reply(first, Some(ErrorKind::DestDirMissing)),
                 Err(Failure::Lost(lost)) => lost.into(),
+                // It is there, and nothing was said of the new name yet: this account may not rename.
+                Ok(Some(_)) if first.code >= 500 => {
+                    let kind = Failure::from(first.clone()).kind().unwrap_or(ErrorKind::DestDenied);
+                    Failure::Reply(first, Some(kind))
+                }
                 _ => first.into(),
             });
         }
@@ -211,8 +216,11 @@ impl FtpConnection {
         let Some(digester) = session.features.digester(algorithm) else { return Ok(None) };
         let wire = session.wire(path);
         let mut line = self.line().await?;
-        let size = line.ask(Command::new("SIZE", &wire)?).await?;
-        let size = number(size.first()).filter(|_| size.code == 213);
+        let size = match session.look(&mut line, path).await {
+            Ok(found) => found.map(|found| found.size),
+            Err(Failure::Lost(lost)) => return Err(lost.into()),
+            Err(_) => None,
+        };
         let (empty, size) = (size == Some(0), size.unwrap_or(0));
         // No server that is in its right mind hashes slower than 10 MB a second.
         let bound = session.shared.config.stall_timeout + std::time::Duration::from_secs((size / 10_000_000).min(24 * 3600));

@@ -174,7 +174,8 @@ impl Line {
         self.transfer = None;
         match event {
             Event::Reply(Ok(reply)) if reply.is_negative() => reply.into(),
-            Event::Reply(Ok(reply)) => Failure::refused(ErrorKind::DestProtocol, format!("the data were not over; {reply}")),
+            // Somebody on the way has ended the stream, and the server took that for the end of the file.
+            Event::Reply(Ok(reply)) => Failure::refused(ErrorKind::NetworkReset, format!("the data were not over; {reply}")),
             Event::Reply(Err(lost)) => {
                 self.lose(lost.clone());
                 lost.into()
@@ -217,7 +218,6 @@ impl Line {
             return Err(Failure::refused(ErrorKind::NetworkReset, "an earlier write was interrupted"));
         }
         transfer.busy = true;
-        let protected = transfer.data.stream.tls().is_some();
         match transfer.step(&session.shared, control, stall, Step::Shutdown).await {
             Event::Data(Ok(_)) => {}
             Event::Data(Err(error)) => return Err(self.broke(error).await),
@@ -245,9 +245,9 @@ impl Line {
         }
         let reply = match transfer.reply.take() {
             Some(reply) => {
-                if protected && end.is_none() {
-                    // Tickets for the next data connection may still be on their way.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), read_out(&mut transfer.data.stream, &mut scrap)).await;
+                // A server that spoke early may still be reading, and TLS tickets for the next connection may be under way.
+                if reply.is_positive() && end.is_none() {
+                    let _ = tokio::time::timeout(REASON_TIME, read_out(&mut transfer.data.stream, &mut scrap)).await;
                 }
                 Ok(reply)
             }

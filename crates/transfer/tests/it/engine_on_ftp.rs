@@ -256,7 +256,7 @@ async fn cut_in_the_middle(program: FtpProgram, options: FtpServerOptions, resum
         let sent = proxy.bytes(Direction::ToServer) - before;
         let name = &partner.name;
         if resumes {
-            assert!(sent < 9_000_001 + 6_000_000, "{name} {how:?}: {sent} bytes passed the proxy");
+            assert!(sent < 9_000_001 + 6_000_000, "{name} {how:?}: {sent} bytes passed the proxy, {:?}", delivery.notes);
             assert!(delivery.attempts == 1, "{name} {how:?}: {:?}", delivery.notes);
         } else {
             assert!(delivery.attempts > 1, "{name} {how:?}: {:?}", delivery.notes);
