@@ -250,7 +250,7 @@ impl Play {
         let status = run.end(LIMIT).await;
         let summary = run.summary().unwrap_or_default();
         let code = status.and_then(|status| status.code());
-        if code != Some(26) || summary["errors"]["dest_no_space"] != 1 || summary["failed"] != 1 {
+        if code != Some(26) || summary["errors"]["dest_no_space"] != 1 || summary["held"] != 1 {
             outcome.violations.push(format!("a full disk ended with {status:?} {summary}; {}", run.last_words()));
         }
         outcome.wire = stage.arrived();
