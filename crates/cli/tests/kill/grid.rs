@@ -316,6 +316,7 @@ async fn finish(stage: &Stage, run: &mut Running, outcome: &mut Outcome) -> anyh
         }
     }
     Eye::default().look(stage, true, &mut outcome.violations);
+    outcome.violations.extend(stage.failed_proofs());
     check::receipts(stage, &mut outcome.violations).await
 }
 
