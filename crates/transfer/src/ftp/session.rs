@@ -44,7 +44,7 @@ pub(super) struct Line {
     pub offset_pending: bool,
     /// Commands may be sent before earlier ones are answered.
     together: bool,
-    bound: Duration,
+    pub(super) bound: Duration,
 }
 
 impl Session {

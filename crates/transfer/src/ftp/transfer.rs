@@ -30,7 +30,6 @@ const MAX_DRAIN: usize = 1 << 20;
 const DRAIN_STEP: usize = 16 * 1024;
 /// A refusal of a data connection that resumed no session comes at once.
 const OBJECTION_TIME: Duration = Duration::from_millis(300);
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
 /// What is known of NOOPs during transfers on this server (`Known::keep_alive`).
 const ANSWERED: u8 = 1;
@@ -342,7 +341,7 @@ impl Transfer {
                     if sent.is_some() && known != ANSWERED {
                         shared.known.keep_alive.store(ANSWERED, Ordering::Relaxed);
                     }
-                    Some(KEEP_ALIVE_EVERY.saturating_sub(now - control.active))
+                    Some(shared.config.keep_alive.saturating_sub(now - control.active))
                 }
             };
             if until_keep_alive == Some(Duration::ZERO) && !control.keep_alive_waits() {
@@ -434,12 +433,13 @@ impl Line {
 
     /// A data connection broke. A full disk looks like this too, and only the control connection tells.
     async fn broke(&mut self, error: io::Error) -> Failure {
+        let bound = REASON_TIME.min(self.bound);
         let mut transfer = self.transfer.take();
         let early = transfer.as_mut().and_then(|transfer| transfer.reply.take());
         drop(transfer);
         let reply = match (early, self.control()) {
             (Some(reply), _) => Ok(reply),
-            (None, Ok(control)) => control.last_reply_within(REASON_TIME).await,
+            (None, Ok(control)) => control.last_reply_within(bound).await,
             (None, Err(lost)) => Err(lost),
         };
         match reply {
@@ -568,6 +568,7 @@ impl Line {
     /// Gives the line back from a file that is being read, or from a transfer that was interrupted.
     pub async fn end_reading(&mut self) -> Result<(), Failure> {
         let Some(mut transfer) = self.transfer.take() else { return Ok(()) };
+        let bound = REASON_TIME.min(self.bound);
         if !transfer.upload && !transfer.busy {
             // Mostly all has been read but the end itself, and an end in good order is better than a cut.
             let mut scrap = Vec::with_capacity(DRAIN_STEP);
@@ -576,7 +577,7 @@ impl Line {
                 let _ = tokio::time::timeout(Duration::from_secs(1), transfer.data.stream.shutdown()).await;
                 transfer.data.ended();
                 if self.control()?.is_waiting() {
-                    let reply = self.control()?.last_reply_within(REASON_TIME).await;
+                    let reply = self.control()?.last_reply_within(bound).await;
                     self.note(reply)?;
                 }
                 return Ok(());
@@ -584,7 +585,7 @@ impl Line {
         }
         drop(transfer);
         if self.control()?.is_waiting() {
-            let reply = self.control()?.last_reply_within(REASON_TIME).await;
+            let reply = self.control()?.last_reply_within(bound).await;
             self.note(reply)?;
         }
         Ok(())

@@ -5,6 +5,7 @@ mod engine;
 mod engine_on_sftp;
 mod failing;
 mod faults;
+mod faults_ftp;
 mod faults_source;
 mod ftp;
 mod fuzzing;
