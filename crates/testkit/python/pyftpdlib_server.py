@@ -1,5 +1,6 @@
 """A pyftpdlib FTP server for tests: pyftpdlib_server.py SETTINGS, a JSON file that testkit writes."""
 
+import _strptime  # noqa: F401  Python loads it late, when it may be out of reach.
 import json
 import logging
 import os
@@ -42,7 +43,7 @@ def permissions():
     # The letters of pyftpdlib: enter, list, read; append, delete, rename, make directory, write, mode, time.
     letters = "elradfmwMT"
     if settings["write_only"]:
-        letters = letters.replace("l", "").replace("r", "")
+        letters = letters.replace("r", "")
     if settings["no_rename"]:
         letters = letters.replace("f", "")
     return letters
@@ -78,6 +79,9 @@ def main():
         Handler.tls_control_required = Handler.tls_data_required = settings["required"]
     if settings["no_size"]:
         del Handler.proto_cmds["SIZE"]
+    if settings["write_only"]:
+        for command in ("LIST", "NLST", "MLSD", "STAT"):
+            del Handler.proto_cmds[command]
     Handler.authorizer.add_user(settings["user"], settings["password"], settings["root"], perm=permissions())
     server = FTPServer((settings["host"], settings["port"]), Handler)
     # Only now: Python itself may lie where only root gets to, and loads some of its parts late.

@@ -1,11 +1,15 @@
 //! Kills the copy, its server and its line at random moments, runs it again, and looks whether any promise was broken.
 //!
-//! `FILEFERRY_KILLS` says how many strikes (24 without it), `FILEFERRY_SEED` repeats one scene. What is printed and how
-//! it is read: docs/operations/kills.md.
+//! `FILEFERRY_KILLS` says how many strikes (one scene a destination without it, about 24), `FILEFERRY_KILL_SERVERS` on
+//! which servers (`sftp`, `ftp`, `file`, or part of a name), `FILEFERRY_SEED` repeats one scene. What is printed and how it
+//! is read: docs/operations/kills.md.
 
 mod chance;
 mod check;
+mod grid;
 mod play;
+mod running;
+mod server;
 mod stage;
 mod strike;
 
@@ -18,10 +22,13 @@ use std::time::{Instant, SystemTime};
 use testkit::s3::S3Server;
 
 use play::Scene;
-use stage::{Collection, Kind};
+use server::Kind;
+use stage::Collection;
 
 /// Scenes under way at the same time: one waits for leases and retries while the other works.
 const AT_ONCE: usize = 2;
+/// The first scene of the quick pass.
+const FIRST: u64 = 1;
 const BIG: [u64; 3] = [62 << 20, 84_000_001, 118_000_017];
 
 /// Of all scenes together.
@@ -93,22 +100,38 @@ async fn all() -> anyhow::Result<()> {
     let wanted = number("FILEFERRY_KILLS");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     // Without a wish the same few scenes, so that a failure is not the luck of the day.
-    let first = repeated.or(wanted.map(|_| now)).unwrap_or(1);
+    let first = repeated.or(wanted.map(|_| now)).unwrap_or(FIRST);
+    // One round at least, where nobody says how many.
+    let round = if wanted.is_none() { first + Kind::ALL.len() as u64 } else { 0 };
     println!("seeds from {first}");
     let next = Arc::new(AtomicU64::new(first));
     let tally = Arc::new(Mutex::new(Tally::default()));
-    let wanted = wanted.unwrap_or(24);
+    let wanted = wanted.unwrap_or(0);
+    let servers = std::env::var("FILEFERRY_KILL_SERVERS").unwrap_or_default();
+    let chosen = |kind: &Kind| kind.family() == servers || kind.name().to_lowercase().contains(&servers.to_lowercase());
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(chosen).collect();
+    anyhow::ensure!(kinds.iter().any(|kind| kind.lacking().is_none()), "no server here is called {servers:?}");
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..if repeated.is_some() { 1 } else { AT_ONCE } {
-        let (next, tally, program) = (next.clone(), tally.clone(), program.clone());
+        let (next, tally, program, kinds) = (next.clone(), tally.clone(), program.clone(), kinds.clone());
         workers.spawn(async move {
             let s3 = Arc::new(S3Server::start().await);
             let collections: Vec<_> = (1..).zip(BIG).map(|(number, big)| Arc::new(Collection::fill(&s3, number, big))).collect();
             loop {
-                if tally.lock().unwrap().strikes() >= wanted {
+                let seed = next.fetch_add(1, SeqCst);
+                if seed >= round && repeated.is_none() && tally.lock().unwrap().strikes() >= wanted {
                     return;
                 }
-                let seed = next.fetch_add(1, SeqCst);
+                if repeated.is_none() && !kinds.contains(&Kind::of(seed)) {
+                    continue;
+                }
+                if let Some(lacking) = Kind::of(seed).lacking() {
+                    println!("seed {seed} {}: skipped, {lacking}", Kind::of(seed).name());
+                    if repeated.is_some() {
+                        return;
+                    }
+                    continue;
+                }
                 let scene = one(seed, &s3, &collections, &program).await;
                 tally.lock().unwrap().add(&scene);
                 if repeated.is_some() {

@@ -2,44 +2,30 @@
 //! records, and the program itself as a child.
 
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use testkit::asyncssh::{Asyncssh, AsyncsshOptions};
-use testkit::proxy::{Direction, FaultProxy, How};
+use rustix::process::Signal;
+use testkit::ftp::FtpServerOptions;
+use testkit::ftp_sandbox::Action;
+use testkit::proxy::{Counted, Direction, FaultProxy, How, Scope};
 use testkit::s3::{Content, S3Server};
-use testkit::sftp::{Behaviour, NameEventKind, SftpServer, Verdict};
-use testkit::sshd::{Sshd, SshdOptions};
+use testkit::sftp::{Loss, NameEvent, NameEventKind, Verdict};
 
+use crate::chance::Chance;
+use crate::running::{Running, send};
+use crate::server::{Kind, Login, Server, Started};
 use crate::strike::Point;
 
 pub const BUCKET: &str = "outbound";
 /// Short enough that nobody waits long for a take-over, long enough for a busy machine to renew it.
 const LEASE: Duration = Duration::from_millis(1_500);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    Sandbox,
-    OpenSsh,
-    Asyncssh,
-    File,
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sandbox => "sandbox",
-            Self::OpenSsh => "OpenSSH",
-            Self::Asyncssh => "asyncssh",
-            Self::File => "file",
-        }
-    }
-}
+pub const PAST_THE_LEASE: Duration = LEASE.saturating_add(Duration::from_millis(150));
+/// From here on a file may be cut and go on.
+const LARGE: u64 = 1 << 20;
 
 /// What is to arrive under one name, and what lay there before.
 #[derive(Debug, Clone)]
@@ -62,10 +48,19 @@ pub struct Collection {
 impl Collection {
     /// One big file, one of twenty mebibytes, many small ones, an empty one.
     pub fn fill(s3: &S3Server, number: u64, big: u64) -> Self {
-        let bucket = s3.bucket(BUCKET);
         let prefix = format!("set{number}/");
         let mut sizes = vec![("big.bin".to_owned(), big), ("middle.bin".to_owned(), 20 * 1_000_000 + 17), ("empty".to_owned(), 0)];
         sizes.extend((0..150u64).map(|i| (format!("small/{}/{i:03}.txt", i % 5), 100 + i * i * 7 % 90_000)));
+        Self::of(s3, prefix, number, sizes)
+    }
+
+    /// One file, `data.bin`.
+    pub fn one(s3: &S3Server, number: u64, size: u64) -> Self {
+        Self::of(s3, format!("one{number}/"), number, vec![("data.bin".to_owned(), size)])
+    }
+
+    fn of(s3: &S3Server, prefix: String, number: u64, sizes: Vec<(String, u64)>) -> Self {
+        let bucket = s3.bucket(BUCKET);
         let mut files = Vec::new();
         for (index, (name, size)) in sizes.into_iter().enumerate() {
             let content = Content::generated(number * 1_000 + index as u64, size);
@@ -74,16 +69,13 @@ impl Collection {
             files.push(Expected { name, sha256: content.sha256(), content, old });
         }
         let total = files.iter().map(|f| f.content.len()).sum();
-        let small_total = files[2..].iter().map(|f| f.content.len()).sum();
+        let small_total = files.iter().map(|f| f.content.len()).filter(|size| *size < LARGE).sum();
         Self { prefix, files, total, small_total }
     }
-}
 
-enum Server {
-    Sandbox(SftpServer),
-    OpenSsh(Sshd),
-    Asyncssh(Asyncssh),
-    File,
+    pub fn large(&self) -> impl Iterator<Item = &Expected> {
+        self.files.iter().filter(|file| file.content.len() >= LARGE)
+    }
 }
 
 pub struct Stage {
@@ -99,7 +91,9 @@ pub struct Stage {
     server: Server,
     proxy: Option<FaultProxy>,
     url: String,
-    login: Option<(PathBuf, String)>,
+    login: Login,
+    flags: Vec<String>,
+    stall_timeout: String,
     program: PathBuf,
     runs: AtomicU64,
 }
@@ -125,53 +119,55 @@ impl Trip {
         *self.state.lock().unwrap() = armed;
         self.fired.store(false, SeqCst);
     }
+
+    /// At an operation: what the server shall do, if this is the one.
+    fn trips(&self, is_meant: impl Fn(Point) -> bool) -> Option<Verdict> {
+        let mut state = self.state.lock().unwrap();
+        let armed = state.as_mut().filter(|armed| is_meant(armed.point))?;
+        if armed.left > 0 {
+            armed.left -= 1;
+            return None;
+        }
+        if let Some(signal) = armed.signal {
+            send(self.pid.load(SeqCst), signal);
+        }
+        let verdict = armed.verdict.clone();
+        *state = None;
+        self.fired.store(true, SeqCst);
+        Some(verdict)
+    }
+}
+
+/// What a stage is made of.
+pub struct Setting<'a> {
+    pub kind: Kind,
+    pub s3: Arc<S3Server>,
+    pub collection: Arc<Collection>,
+    pub replace: bool,
+    pub program: &'a Path,
+    pub stall_timeout: &'a str,
+    /// More flags of the program.
+    pub flags: Vec<String>,
 }
 
 impl Stage {
-    pub async fn set(kind: Kind, s3: Arc<S3Server>, collection: Arc<Collection>, replace: bool, program: &Path) -> anyhow::Result<Self> {
+    pub async fn set(setting: Setting<'_>) -> anyhow::Result<Self> {
+        Self::with(setting, |_| {}).await
+    }
+
+    /// `change` has the last word about an FTP server's options.
+    pub async fn with(setting: Setting<'_>, change: impl FnOnce(&mut FtpServerOptions)) -> anyhow::Result<Self> {
+        let Setting { kind, s3, collection, replace, program, stall_timeout, flags } = setting;
         let home = tempfile::Builder::new().prefix("kill-").tempdir()?;
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let tripped = Arc::new(Trip::default());
-        let (server, address, user, directory, path, login) = match kind {
-            Kind::Sandbox => {
-                let behaviour = Behaviour { tracks_unsynced: true, ..Behaviour::default() };
-                let server = SftpServer::builder().behaviour(behaviour).start().await?;
-                let directory = server.file("/inbox");
-                std::fs::create_dir(&directory)?;
-                let login = (server.client_key().to_owned(), server.host_key_fingerprint());
-                let (address, user) = (server.address(), server.user().to_owned());
-                (Server::Sandbox(server), Some(address), user, directory, "/inbox/".to_owned(), Some(login))
-            }
-            Kind::OpenSsh => {
-                let server = Sshd::start(SshdOptions::default()).await?;
-                let directory = server.directory().to_owned();
-                let path = format!("{}/", directory.display());
-                let login = (server.client_key(), server.host_key_fingerprint());
-                let (address, user) = (server.address(), server.user().to_owned());
-                (Server::OpenSsh(server), Some(address), user, directory, path, Some(login))
-            }
-            Kind::Asyncssh => {
-                let server = Asyncssh::start(AsyncsshOptions::default()).await?;
-                let directory = server.root().join("inbox");
-                std::fs::create_dir(&directory)?;
-                let login = (server.client_key(), server.host_key_fingerprint());
-                let (address, user) = (server.address(), server.user().to_owned());
-                (Server::Asyncssh(server), Some(address), user, directory, "/inbox/".to_owned(), Some(login))
-            }
-            Kind::File => {
-                let directory = home.path().join("inbox");
-                std::fs::create_dir(&directory)?;
-                let path = format!("{}/", directory.display());
-                (Server::File, None, String::new(), directory, path, None)
-            }
-        };
-        let proxy = match address {
-            Some(address) => Some(FaultProxy::start(address).await),
-            None => None,
+        let Started { server, directory, path, scheme, user, address, passive, login } = Started::start(kind, home.path(), change).await?;
+        let proxy = match (address, passive) {
+            (Some(address), Some(passive)) => Some(FaultProxy::mirror(address, passive).await?),
+            (Some(address), None) => Some(FaultProxy::start(address).await),
+            (None, _) => None,
         };
         let url = match &proxy {
-            Some(proxy) => format!("sftp://{user}@{}{path}", proxy.address()),
-            None => format!("file://{path}"),
+            Some(proxy) => format!("{scheme}://{user}@{}{path}", proxy.address()),
+            None => format!("{scheme}://{path}"),
         };
         if replace {
             lay_out(&directory, &collection)?;
@@ -181,13 +177,15 @@ impl Stage {
             replace,
             directory,
             home,
-            seen,
-            tripped,
+            seen: Arc::default(),
+            tripped: Arc::default(),
             s3,
             server,
             proxy,
             url,
             login,
+            flags,
+            stall_timeout: stall_timeout.to_owned(),
             program: program.to_owned(),
             runs: AtomicU64::new(0),
         };
@@ -195,11 +193,10 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The sandbox tells of names and asks before operations.
+    /// A sandbox tells of names and asks before operations.
     fn watch(&self) {
-        let Server::Sandbox(server) = &self.server else { return };
         let (seen, expected) = (self.seen.clone(), self.collection.clone());
-        server.watch(move |event| {
+        let watcher = move |event: &NameEvent| {
             let Some(name) = event.path.strip_prefix("/inbox/") else { return };
             let Some(file) = expected.files.iter().find(|f| f.name == name) else { return };
             let trouble = match &event.kind {
@@ -213,23 +210,24 @@ impl Stage {
             if let Some(trouble) = trouble {
                 seen.lock().unwrap().push(format!("{name}: {trouble}"));
             }
-        });
+        };
         let trip = self.tripped.clone();
-        server.on(move |operation| {
-            let mut state = trip.state.lock().unwrap();
-            let Some(armed) = state.as_mut().filter(|armed| armed.point.matches(operation)) else { return Verdict::Proceed };
-            if armed.left > 0 {
-                armed.left -= 1;
-                return Verdict::Proceed;
+        match &self.server {
+            Server::Sandbox(server) => {
+                server.watch(watcher);
+                server.on(move |operation| trip.trips(|point| point.matches(operation)).unwrap_or(Verdict::Proceed));
             }
-            if let Some(signal) = armed.signal {
-                send(trip.pid.load(SeqCst), signal);
+            Server::FtpSandbox(server) => {
+                server.watch(watcher);
+                server.on(move |operation| match trip.trips(|point| point.matches_ftp(operation)) {
+                    Some(Verdict::Disconnect) => Action::Disconnect,
+                    Some(Verdict::DoneThenDisconnect) => Action::DoneThenDisconnect,
+                    Some(Verdict::Delay(time)) => Action::Delay(time),
+                    _ => Action::Proceed,
+                });
             }
-            let verdict = armed.verdict.clone();
-            *state = None;
-            trip.fired.store(true, SeqCst);
-            verdict
-        });
+            _ => {}
+        }
     }
 
     /// Starts the copy.
@@ -244,7 +242,7 @@ impl Stage {
             .arg("copy")
             .arg(format!("s3://{BUCKET}/{}", self.collection.prefix))
             .arg(&self.url)
-            .args(["--json", "--no-progress", "--connect-timeout", "10s", "--stall-timeout", "20s", "-vv"])
+            .args(["--json", "--no-progress", "--connect-timeout", "10s", "--stall-timeout", &self.stall_timeout, "-vv"])
             .args(["--if-exists", if self.replace { "replace" } else { "fail" }])
             .arg("--receipt")
             .arg(self.receipts())
@@ -259,11 +257,20 @@ impl Stage {
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?);
-        if let Some((key, fingerprint)) = &self.login {
-            command.arg("--identity").arg(key).arg("--host-key").arg(fingerprint);
+        match &self.login {
+            Login::Nothing => {}
+            Login::Key { identity, host_key } => {
+                command.arg("--identity").arg(identity).arg("--host-key").arg(host_key);
+            }
+            Login::Password { password, authority } => {
+                command.args(["--password-from", "env:PARTNER_PASSWORD"]).env("PARTNER_PASSWORD", password);
+                if let Some(authority) = authority {
+                    command.arg("--ca-file").arg(authority);
+                }
+            }
         }
-        let child = command.spawn()?;
-        Ok(Running { pid: child.id() as i32, child, begun: Instant::now(), out, err, ended: None })
+        command.args(&self.flags);
+        Ok(Running::new(command.spawn()?, out, err))
     }
 
     pub fn receipts(&self) -> PathBuf {
@@ -274,18 +281,26 @@ impl Stage {
         self.home.path().join("state/fileferry/fileferry.db")
     }
 
-    /// File bytes that reached the destination, as counted there, or at the proxy with what SSH adds to them.
+    /// File bytes that reached the destination: as counted by a sandbox itself, or at the proxy, with what encryption and
+    /// logins add to them.
     pub fn arrived(&self) -> u64 {
         match (&self.server, &self.proxy) {
             (Server::Sandbox(server), _) => server.recorder().bytes_written(),
+            (Server::FtpSandbox(server), _) => server.recorder().bytes_received(),
+            (Server::Ftp(_), Some(proxy)) => proxy.on(Scope::Data).bytes(Direction::ToServer),
             (_, Some(proxy)) => proxy.bytes(Direction::ToServer),
             _ => self.served(),
         }
     }
 
-    /// Bytes of the two large objects that the store has sent.
+    /// What passed the proxy.
+    pub fn passed(&self, scope: Scope, direction: Direction) -> u64 {
+        self.proxy.as_ref().map_or(0, |proxy| proxy.on(scope).bytes(direction))
+    }
+
+    /// Bytes of the large objects that the store has sent.
     pub fn served(&self) -> u64 {
-        self.collection.files[..2].iter().map(|f| self.s3.bytes_served(&format!("{}{}", self.collection.prefix, f.name))).sum()
+        self.collection.large().map(|f| self.s3.bytes_served(&format!("{}{}", self.collection.prefix, f.name))).sum()
     }
 
     pub fn objects_read(&self) -> usize {
@@ -293,35 +308,44 @@ impl Stage {
     }
 
     pub fn end_sessions(&mut self) {
-        match &mut self.server {
-            Server::Sandbox(server) => server.kill_connections(),
-            Server::OpenSsh(server) => {
-                server.kill_sessions();
-            }
-            _ => self.cut(How::Rst),
+        if !self.server.end_sessions() {
+            self.cut(Scope::All, How::Rst);
         }
     }
 
     pub async fn restart(&mut self, pause: Duration) -> anyhow::Result<()> {
-        if let Server::OpenSsh(server) = &mut self.server {
-            server.kill_server();
-            tokio::time::sleep(pause).await;
-            server.restart().await?;
+        self.server.kill();
+        // Clients that come while it starts would keep it from being seen idle.
+        if let Some(proxy) = &self.proxy {
+            proxy.refuse(true).await;
         }
-        Ok(())
+        tokio::time::sleep(pause).await;
+        let restarted = self.server.restart().await;
+        if let Some(proxy) = &self.proxy {
+            proxy.refuse(false).await;
+        }
+        restarted
     }
 
-    pub fn cut(&self, how: How) {
+    pub fn cut(&self, scope: Scope, how: How) {
         if let Some(proxy) = &self.proxy {
-            proxy.cut_now(how);
+            proxy.on(scope).cut_now(how);
         }
     }
 
-    /// Cuts the line at exactly this byte.
-    pub fn cut_at(&self, direction: Direction, how: How, more: u64) {
+    /// Cuts the line at exactly this byte; returns its number.
+    pub fn cut_at(&self, scope: Scope, direction: Direction, how: How, more: u64) -> u64 {
+        let at = self.passed(scope, direction) + more;
         if let Some(proxy) = &self.proxy {
-            let at = proxy.bytes(direction) + more;
-            proxy.rule(direction, testkit::proxy::Counted::OverAll, at, testkit::proxy::Action::Cut(how));
+            proxy.on(scope).rule(direction, Counted::OverAll, at, testkit::proxy::Action::Cut(how));
+        }
+        at
+    }
+
+    /// How many bytes a second the whole line carries, each way.
+    pub fn line_rate(&self, bytes_per_second: u64) {
+        if let Some(proxy) = &self.proxy {
+            proxy.rate(Direction::ToServer, Some(bytes_per_second)).rate(Direction::ToClient, Some(bytes_per_second));
         }
     }
 
@@ -331,21 +355,23 @@ impl Stage {
         }
     }
 
-    pub fn crash(&self, loss: testkit::sftp::Loss) -> anyhow::Result<()> {
-        if let Server::Sandbox(server) = &self.server {
-            server.crash(loss)?;
-        }
-        Ok(())
+    pub async fn crash(&self, loss: Loss, chance: &mut Chance) -> anyhow::Result<()> {
+        let whole: Vec<u64> = self.collection.files.iter().map(|file| file.content.len()).collect();
+        self.server.crash(loss, &self.directory, &whole, chance).await
     }
 
-    /// What the servers have to say, for the report of a violation.
+    /// Where a promise was broken, logs and records are kept on demand.
+    pub fn keep(&mut self, violations: &[String]) {
+        if !violations.is_empty() && std::env::var_os("FILEFERRY_KEEP").is_some() {
+            println!("kept: {}", self.home.path().display());
+            let _ = std::fs::write(self.home.path().join("server.log"), self.server.log());
+            self.home.disable_cleanup(true);
+        }
+    }
+
+    /// What the server said last, the latest first.
     pub fn server_log(&self) -> String {
-        let log = match &self.server {
-            Server::OpenSsh(server) => server.log(),
-            Server::Asyncssh(server) => server.log(),
-            _ => String::new(),
-        };
-        log.lines().rev().take(5).collect::<Vec<_>>().join(" | ")
+        self.server.log().lines().rev().take(5).collect::<Vec<_>>().join(" | ")
     }
 }
 
@@ -374,77 +400,3 @@ fn own(path: &Path, like: &std::fs::Metadata) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid()))
 }
-
-/// A child that dies with the test.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    pub pid: i32,
-    pub begun: Instant,
-    pub out: PathBuf,
-    pub err: PathBuf,
-    pub ended: Option<ExitStatus>,
-}
-
-impl Running {
-    pub fn signal(&mut self, signal: Signal) {
-        if self.has_ended().is_none() {
-            send(self.pid, signal);
-        }
-    }
-
-    pub fn has_ended(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().ok().flatten();
-        }
-        self.ended
-    }
-
-    /// Waits for its end; `None` when it took longer than allowed and had to be killed.
-    pub async fn end(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let until = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.has_ended() {
-                return Some(status);
-            }
-            if Instant::now() > until {
-                self.signal(Signal::KILL);
-                let _ = self.child.wait();
-                return None;
-            }
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    }
-
-    pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(&self.err).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().filter(|l| !l.is_empty()).take(4).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
-    }
-
-    pub fn summary(&self) -> Option<serde_json::Value> {
-        let text = std::fs::read_to_string(&self.out).ok()?;
-        let mut objects = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        objects.rfind(|o| o["type"] == "summary")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub fn was_killed(status: ExitStatus) -> bool {
-    status.signal() == Some(Signal::KILL.as_raw())
-}
-
-pub fn send(pid: i32, signal: Signal) {
-    if let Some(pid) = Pid::from_raw(pid) {
-        // Gone in the meantime is as good.
-        let _ = kill_process(pid, signal);
-    }
-}
-
-pub const PAST_THE_LEASE: Duration = LEASE.saturating_add(Duration::from_millis(150));

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use testkit::proxy::{Direction, How};
+use testkit::ftp_sandbox;
+use testkit::proxy::{Direction, How, Scope};
 use testkit::sftp::{Loss, Operation};
 
 use crate::chance::Chance;
-use crate::stage::Kind;
+use crate::server::Kind;
 
-/// A request at the sandbox server, as the moment of a strike.
+/// A request at a sandbox, as the moment of a strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     Open,
@@ -24,6 +25,10 @@ pub enum Point {
     TakeOver,
     List,
     Remove,
+    /// FTP: the password, the port for data, the offset to go on at.
+    Login,
+    Passive,
+    Restart,
 }
 
 impl Point {
@@ -46,7 +51,45 @@ impl Point {
         }
     }
 
-    fn random(chance: &mut Chance) -> (Self, u64) {
+    pub fn matches_ftp(self, operation: &ftp_sandbox::Operation) -> bool {
+        let temporary = operation.path.as_ref().is_some_and(|path| path.ends_with(".part"));
+        self == match operation.verb.as_str() {
+            "PASS" => Self::Login,
+            "EPSV" | "PASV" => Self::Passive,
+            "REST" => Self::Restart,
+            "STOR" => Self::Open,
+            "RETR" => Self::Read,
+            "SIZE" | "MLST" | "MDTM" => Self::Stat,
+            "MFMT" | "SITE CHMOD" => Self::SetStat,
+            "RNTO" if temporary => Self::TakeOver,
+            "RNTO" => Self::Rename,
+            "MLSD" | "LIST" | "NLST" => Self::List,
+            "DELE" => Self::Remove,
+            _ => return false,
+        }
+    }
+
+    fn random(chance: &mut Chance, kind: Kind) -> (Self, u64) {
+        let ftp = [
+            (Self::Open, 150),
+            (Self::Open, 8),
+            (Self::Passive, 300),
+            (Self::Stat, 150),
+            (Self::SetStat, 150),
+            (Self::Read, 150),
+            (Self::Read, 12),
+            (Self::Rename, 150),
+            (Self::Rename, 20),
+            (Self::TakeOver, 3),
+            (Self::Login, 6),
+            (Self::Restart, 2),
+            (Self::List, 6),
+            (Self::Remove, 2),
+        ];
+        if kind.is_ftp() {
+            let (point, most) = chance.pick(&ftp);
+            return (point, chance.below(most));
+        }
         let often = [
             (Self::Open, 150),
             (Self::Write, 600),
@@ -68,7 +111,24 @@ impl Point {
     }
 
     /// What a process does first that continues the work of a dead one.
-    fn of_a_successor(chance: &mut Chance) -> (Self, u64) {
+    fn of_a_successor(chance: &mut Chance, kind: Kind) -> (Self, u64) {
+        let ftp = [
+            (Self::TakeOver, 2),
+            (Self::TakeOver, 20),
+            (Self::Rename, 10),
+            (Self::Stat, 40),
+            (Self::Open, 10),
+            (Self::Restart, 3),
+            (Self::Restart, 1),
+            (Self::Read, 6),
+            (Self::Passive, 12),
+            (Self::List, 2),
+            (Self::Login, 2),
+        ];
+        if kind.is_ftp() {
+            let (point, most) = chance.pick(&ftp);
+            return (point, chance.below(most));
+        }
         let early = [
             (Self::TakeOver, 2),
             (Self::TakeOver, 20),
@@ -104,16 +164,12 @@ pub enum Strike {
     Sessions(Moment),
     /// The server program is killed and started again.
     Restart(Moment, u64),
-    Cut(Moment, Direction, How),
+    /// Everything between client and server, or of an FTP session the control connection or the data alone.
+    Cut(Moment, Scope, Direction, How),
     /// The server's machine goes down: what was not synced is lost.
     Crash(Moment, Loss),
     /// The client is stopped until its lease has run out and another one took over, then goes on.
-    Zombie {
-        moment: Moment,
-        wakes_after: u64,
-        kill_second: Option<u64>,
-        late_rename: bool,
-    },
+    Zombie { moment: Moment, wakes_after: u64, kill_second: Option<u64>, late_rename: bool },
 }
 
 impl Strike {
@@ -124,7 +180,9 @@ impl Strike {
             Self::Kill(Moment::After(_)) => "kill -9 after a time",
             Self::Sessions(_) => "sessions ended",
             Self::Restart(..) => "server restarted",
-            Self::Cut(..) => "line cut",
+            Self::Cut(_, Scope::All, ..) => "line cut",
+            Self::Cut(_, Scope::Control, ..) => "control connection cut",
+            Self::Cut(_, Scope::Data, ..) => "data connection cut",
             Self::Crash(_, Loss::Zeroed) => "reboot, zeros",
             Self::Crash(..) => "reboot, lost",
             Self::Zombie { .. } => "stopped past takeover",
@@ -144,21 +202,30 @@ impl Strike {
     }
 
     pub fn random(chance: &mut Chance, kind: Kind, first: bool) -> Self {
+        let sandbox = matches!(kind, Kind::Sandbox | Kind::FtpSandbox);
+        let point = |chance: &mut Chance, first: bool| {
+            if first { Point::random(chance, kind) } else { Point::of_a_successor(chance, kind) }
+        };
         let moment = |chance: &mut Chance| match chance.below(10) {
             // Early: listing, login, take-over.
             0 => Moment::After(chance.below(if first { 700 } else { 400 })),
-            1..=3 if kind == Kind::Sandbox => {
-                let (point, nth) = if first { Point::random(chance) } else { Point::of_a_successor(chance) };
+            1..=3 if sandbox => {
+                let (point, nth) = point(chance, first);
                 Moment::At { point, nth, done: chance.one_in(2) }
             }
             _ => Moment::Share(chance.fraction()),
         };
+        let cut = |chance: &mut Chance, scope: Scope| {
+            let how = chance.pick(&[How::Rst, How::Fin]);
+            Self::Cut(moment(chance), scope, chance.pick(&[Direction::ToServer, Direction::ToClient]), how)
+        };
         let any = chance.below(100);
         match (kind, any) {
             (_, 0..16) => Self::Zombie {
-                moment: if kind == Kind::Sandbox && chance.one_in(2) {
+                moment: if sandbox && chance.one_in(2) {
                     // Around the publish, where two writers could do most harm.
                     let point = chance.pick(&[Point::Close, Point::SetStat, Point::Rename, Point::Rename]);
+                    let point = if kind.is_ftp() && point == Point::Close { Point::Open } else { point };
                     Moment::At { point, nth: chance.below(150), done: true }
                 } else {
                     moment(chance)
@@ -168,17 +235,22 @@ impl Strike {
                 late_rename: chance.one_in(2),
             },
             (Kind::File, _) => Self::Kill(moment(chance)),
-            (Kind::Sandbox, 16..50) => {
-                let (point, nth) = if first || chance.one_in(2) { Point::random(chance) } else { Point::of_a_successor(chance) };
+            (Kind::Sandbox | Kind::FtpSandbox, 16..50) => {
+                let first = first || chance.one_in(2);
+                let (point, nth) = point(chance, first);
                 Self::Kill(Moment::At { point, nth, done: chance.one_in(2) })
             }
-            (Kind::Sandbox, 50..62) => Self::Crash(moment(chance), chance.pick(&[Loss::Gone, Loss::Zeroed])),
-            (Kind::Sandbox | Kind::OpenSsh, 62..72) => Self::Sessions(moment(chance)),
+            (Kind::Sandbox | Kind::FtpSandbox, 50..62) => Self::Crash(moment(chance), chance.pick(&[Loss::Gone, Loss::Zeroed])),
+            (Kind::Sandbox | Kind::FtpSandbox | Kind::OpenSsh, 62..72) => Self::Sessions(moment(chance)),
+            // Data does not pass the proxy of a sandbox.
+            (Kind::FtpSandbox, 72..84) => cut(chance, Scope::Control),
             (Kind::OpenSsh, 50..62) => Self::Restart(moment(chance), chance.below(300)),
-            (_, 72..84) => {
-                let how = chance.pick(&[How::Rst, How::Fin]);
-                Self::Cut(moment(chance), chance.pick(&[Direction::ToServer, Direction::ToClient]), how)
-            }
+            (Kind::Sandbox | Kind::OpenSsh | Kind::Asyncssh, 72..84) => cut(chance, Scope::All),
+            (_, 16..26) if kind.is_ftp() => Self::Sessions(moment(chance)),
+            (_, 26..36) if kind.is_ftp() => Self::Restart(moment(chance), chance.below(300)),
+            (_, 36..50) if kind.is_ftp() => cut(chance, Scope::Control),
+            (_, 50..62) if kind.is_ftp() => cut(chance, Scope::Data),
+            (_, 62..68) if kind.is_ftp() => cut(chance, Scope::All),
             _ => Self::Kill(moment(chance)),
         }
     }

@@ -164,12 +164,12 @@ async fn takes_files(program: FtpProgram) {
                 visitor.say("RNFR a", "350").await?;
                 visitor.say("RNTO c", "250").await?;
             }
-            if !server.options().write_only {
-                visitor.say("SIZE b", if server.options().no_size { "5" } else { "213" }).await?;
-            } else {
-                // pyftpdlib takes looking at sizes for listing.
+            visitor.say("SIZE b", if server.options().no_size { "5" } else { "213" }).await?;
+            if server.options().write_only {
                 visitor.say("EPSV", "229").await?;
                 visitor.say("RETR c", "5").await?;
+                // With 450 by ProFTPD, with 500 by pyftpdlib.
+                ensure!(visitor.say("NLST", "1").await.is_err(), "it lists");
             }
             if server.options().max_per_ip == Some(2) {
                 let _second = visit(&server).await.context("a second session")?;

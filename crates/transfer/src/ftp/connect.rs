@@ -278,7 +278,7 @@ async fn settle_terms(
     if tls.is_some() {
         batch.extend([Command::word("PBSZ 0"), Command::word("PROT P")]);
     }
-    batch.extend([Command::word("FEAT"), Command::word("TYPE I"), Command::word("PWD")]);
+    batch.extend([Command::word("FEAT"), Command::word("TYPE I"), Command::word("PWD"), Command::word("SITE HELP")]);
     let together = shared.together();
     let bound = if together { config.connect_timeout / BATCH_SHARE } else { config.connect_timeout };
     let mut replies = match control.ask_all(&batch, together, bound).await {
@@ -298,20 +298,22 @@ async fn settle_terms(
             return Err(refused.because(format!("it refuses to protect data (PROT P), and nothing is sent without that: {reply}")).into());
         }
     }
-    let features = Features::read(&next(), &greeting.lines.concat());
+    let mut features = Features::read(&next(), &greeting.lines.concat());
     let binary = next();
     if !binary.is_positive() {
         let refused = Error::new(ErrorKind::DestProtocol, OPERATION, shared.server());
         return Err(refused.because(format!("it refuses binary transfers (TYPE I): {binary}")).into());
     }
     let home = working_directory(&next());
+    let help = next();
+    features.site_help(&help);
 
     // One command alone tells the time of a round trip.
     let started = Instant::now();
     let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
     let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
-    if answer.code == 257 {
-        // That is PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
+    if help.code == 257 || answer.code == 214 {
+        // That is PWD's, or SITE HELP's: the batch had one answer too many, and from here on each would be taken for the next one.
         return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
     }
     let round_trip = started.elapsed();

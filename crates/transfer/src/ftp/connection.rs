@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use model::{Algorithm, Digest, Endpoint, RemotePath};
+use model::{Algorithm, Digest, DigestSet, Endpoint, RemotePath};
 
 use super::config::{FtpConfig, Security};
 use super::connect::{Known, Shared, open_session};
@@ -12,13 +12,14 @@ use super::error::{Failure, says_missing};
 use super::features::DigestCommand;
 use super::list;
 use super::look::{Look, number};
+use super::open::Wanted;
 use super::session::{Line, Session};
 use super::tls::Trust;
-use super::transfer::Wanted;
 use super::writer::{FtpWriter, Purpose, Stage};
 use crate::destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, OpenMode, RenameMode, ServerIdentity, Writer,
 };
+use crate::digest::StreamDigests;
 use crate::{ErrorKind, Result};
 
 /// Opens sessions on one FTP server, and remembers what they learn of it.
@@ -112,16 +113,26 @@ impl FtpConnection {
         let owner = session.next_owner();
         let purpose = Purpose { writable: true, readable: options.read, permissions: options.permissions };
         let writer = |stage, purpose| FtpWriter::new(session.clone(), path.clone(), owner, stage, purpose);
-        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true };
+        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: options.mode == OpenMode::CreateNew };
         let place = match options.mode {
             OpenMode::Truncate => None,
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                // Where nothing can be looked at, as in a drop box, the name is the engine's own and taken by nobody.
-                if let Ok(Look::Found(_)) = session.judge_file(&replies) {
+                let (taken, place) = match session.judge_file(&replies) {
+                    Ok(Look::Found(_)) => (true, None),
+                    Ok(Look::Nothing) => (false, Some(place)),
+                    // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
+                    // the name is the engine's own and taken by nobody.
+                    Ok(Look::Unclear) | Err(_) => match session.look(&mut line, path).await {
+                        Ok(found) => (found.is_some(), None),
+                        Err(Failure::Lost(lost)) => return Err(lost.into()),
+                        Err(_) => (false, None),
+                    },
+                };
+                if taken {
                     return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
                 }
-                Some(place)
+                place
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {
@@ -198,7 +209,8 @@ impl FtpConnection {
         let wire = session.wire(path);
         let mut line = self.line().await?;
         let size = line.ask(Command::new("SIZE", &wire)?).await?;
-        let size = number(size.first()).filter(|_| size.code == 213).unwrap_or(0);
+        let size = number(size.first()).filter(|_| size.code == 213);
+        let (empty, size) = (size == Some(0), size.unwrap_or(0));
         // No server that is in its right mind hashes slower than 10 MB a second.
         let bound = session.shared.config.stall_timeout + std::time::Duration::from_secs((size / 10_000_000).min(24 * 3600));
         let verb = match digester.command {
@@ -213,6 +225,10 @@ impl FtpConnection {
         };
         let reply = line.ask_within(Command::new(verb, &wire)?, bound).await?;
         if !reply.is_positive() {
+            // ProFTPD refuses to compute what an empty file has, and every empty file has the same.
+            if empty && let Some(digest) = of_nothing(algorithm) {
+                return Ok(Some(digest));
+            }
             return Err(session.explain(&mut line, reply.into(), path).await);
         }
         // HASH answers "SHA-256 0-49 DIGEST name", the others the digest alone; both may have words around.
@@ -223,6 +239,12 @@ impl FtpConnection {
             None => Err(Failure::refused(ErrorKind::DestProtocol, format!("there is no {algorithm} in what it says: {reply}"))),
         }
     }
+}
+
+fn of_nothing(algorithm: Algorithm) -> Option<Digest> {
+    let wanted = DigestSet { sha256: algorithm == Algorithm::Sha256, md5: algorithm == Algorithm::Md5 };
+    let (sha256, md5) = StreamDigests::new(wanted).finish();
+    Digest::from_hex(algorithm, &sha256.or(md5)?).ok()
 }
 
 #[async_trait]

@@ -14,8 +14,9 @@ use super::reply::{Parser, Reply};
 use super::stream::Stream;
 use crate::ErrorKind;
 
-/// Replies of an interrupted request are waited for so long before the session is given up.
-const SETTLE_TIME: Duration = Duration::from_secs(10);
+/// The reply of an interrupted request is waited for so long before the session is given up. pyftpdlib never answers an
+/// upload that was cut.
+const SETTLE_TIME: Duration = Duration::from_secs(4);
 const MAX_PRELIMINARY: usize = 100;
 
 /// One command, without its line end. Passwords pass through here: it is wiped.
@@ -169,7 +170,7 @@ impl Control {
             return Err(Lost::new(ErrorKind::NetworkReset, "a command was interrupted while it was sent"));
         }
         while !self.waiting.is_empty() {
-            self.last_reply_within(SETTLE_TIME).await?;
+            self.last_word().await?;
         }
         if self.parser.is_empty() {
             match self.fill().now_or_never() {
@@ -183,6 +184,22 @@ impl Control {
             Ok(Err(lost)) => Err(lost),
             _ => Err(Lost::protocol("it answered without being asked")),
         }
+    }
+
+    /// The reply that ends a transfer that was cut, or another request that nobody waited for.
+    pub async fn last_word(&mut self) -> Result<(), Lost> {
+        let bounded = tokio::time::timeout(SETTLE_TIME, self.reply()).await;
+        let reply = bounded.map_err(|_| Lost::stalled("the end of an interrupted request", SETTLE_TIME))??;
+        if !reply.is_preliminary() || self.waiting.len() != 1 {
+            return Ok(());
+        }
+        // Either the transfer was only about to begin, or this is Pure-FTPd, which forgets to change the code after a
+        // cut download. The answer to a question that every server knows tells which.
+        self.put(&[Command::word("NOOP")], Sent::Command, SETTLE_TIME).await?;
+        if self.last_reply_within(SETTLE_TIME).await?.code == 200 {
+            self.waiting.clear();
+        }
+        Ok(())
     }
 
     async fn put(&mut self, commands: &[Command], kind: Sent, bound: Duration) -> Result<(), Lost> {

@@ -114,7 +114,20 @@ fn speaks_of_space(text: &str) -> bool {
 }
 
 pub(super) fn says_missing(text: &str) -> bool {
-    any(text, &["no such file", "no such dir", "not found", "not exist", "doesn't exist", "cannot find", "can't find", "no such path"])
+    any(
+        text,
+        &[
+            "no such file",
+            "no such dir",
+            "not found",
+            "not exist",
+            "doesn't exist",
+            "cannot find",
+            "can't find",
+            "no such path",
+            "check for file existence",
+        ],
+    )
 }
 
 pub(super) fn says_denied(text: &str) -> bool {
@@ -130,6 +143,9 @@ pub(super) fn class(reply: &Reply) -> Option<ErrorKind> {
         400..500 if speaks_of_space(&text) => Some(ErrorKind::DestNoSpace),
         // ProFTPD's 451 for a policy, "Append/Restart not permitted, try again", is permanent in spite of its code.
         400..500 if text.contains("not permitted") => Some(ErrorKind::DestDenied),
+        // Pure-FTPd: "451 Rename/move failure: No such file or directory".
+        450 | 451 if says_missing(&text) => Some(ErrorKind::DestDirMissing),
+        450 | 451 if says_denied(&text) => Some(ErrorKind::DestDenied),
         400..500 => Some(ErrorKind::NetworkReset),
         500 | 502 | 503 | 504 => Some(ErrorKind::DestProtocol),
         521 | 522 | 533..=536 => Some(ErrorKind::DestTls),
@@ -208,6 +224,8 @@ mod tests {
             (553, "Could not create file.", None),
             (550, "Rename failed.", None),
             (551, "a: File name too long", Some(ErrorKind::DestNameInvalid)),
+            (451, "Rename/move failure: No such file or directory", Some(ErrorKind::DestDirMissing)),
+            (550, "*: Invalid directory name", Some(ErrorKind::DestNameInvalid)),
             (451, "a: Append/Restart not permitted, try again", Some(ErrorKind::DestDenied)),
             (554, "REST: invalid argument", Some(ErrorKind::DestProtocol)),
         ] {

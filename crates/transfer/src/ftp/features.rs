@@ -16,6 +16,8 @@ pub struct Features {
     pub set_time: bool,
     /// `MDTM TIME PATH` sets a file's time: vsftpd's own way, which others take for a strange name.
     pub set_time_by_query: bool,
+    /// SITE CHMOD, as far as SITE HELP tells.
+    pub set_mode: bool,
     /// AVBL tells free bytes.
     pub free_space: bool,
     pub digests: Vec<Digester>,
@@ -79,6 +81,15 @@ impl Features {
         let shaped = rest == ["EPRT", "EPSV", "MDTM", "PASV", "REST STREAM", "SIZE", "TVFS"];
         features.set_time_by_query = (named || shaped) && !features.set_time && plain_names.iter().any(|name| name == "MDTM");
         features
+    }
+
+    /// Takes what SITE HELP told. A server without it may have CHMOD all the same; one that refuses SITE has nothing.
+    pub fn site_help(&mut self, reply: &Reply) {
+        self.set_mode = match reply.code {
+            200..300 => reply.words().contains("chmod"),
+            500 | 501 | 502 | 504 => true,
+            _ => false,
+        };
     }
 
     /// A command of its own is preferred to HASH, whose choice is a state of the session.

@@ -91,10 +91,26 @@ impl Session {
         if replies.get(2).is_some_and(Reply::is_positive) {
             return Ok(Some(Metadata { size: 0, modified: time, directory: true }));
         }
-        match (replies[0].code, number(replies[0].first())) {
-            (213, Some(size)) => Ok(Some(Metadata { size, modified: time, directory: false })),
-            _ if replies[0].is_unsupported() || time.is_some() => Err(Failure::Reply(replies[0].clone(), Some(ErrorKind::DestProtocol))),
-            _ => nothing(&replies[0]).map(|_| None),
+        if let (213, Some(size)) = (replies[0].code, number(replies[0].first())) {
+            return Ok(Some(Metadata { size, modified: time, directory: false }));
+        }
+        // Where SIZE is switched off, the time says that there is something, and a listing its size.
+        let untold = |reply: &Reply| reply.is_unsupported() || says_denied(&reply.words());
+        if time.is_none() && !untold(&replies[0]) {
+            return nothing(&replies[0]).map(|_| None);
+        }
+        if time.is_none() && !untold(&replies[1]) && replies[1].code == 550 {
+            return Ok(None);
+        }
+        match Box::pin(super::list::find(self, line, path)).await {
+            Ok(Some(entry)) => Ok(Some(Metadata { modified: time.or(entry.metadata.modified), ..entry.metadata })),
+            Ok(None) if time.is_none() => Ok(None),
+            Err(Failure::Lost(lost)) => Err(lost.into()),
+            Err(failure) if failure.kind() == Some(ErrorKind::DestDirMissing) => Ok(None),
+            _ => {
+                let kind = if replies[0].is_unsupported() { ErrorKind::DestProtocol } else { ErrorKind::DestDenied };
+                Err(Failure::Reply(replies[0].clone(), Some(kind)))
+            }
         }
     }
 

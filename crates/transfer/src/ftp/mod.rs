@@ -1,5 +1,5 @@
 //! FTP (RFC 959, 2389, 2428, 3659) and FTP over TLS (RFC 4217): our own small client. `connect` proves the server and
-//! logs in, `control` owns the replies, `transfer` carries data, `connection` and `writer` answer the port of the engine.
+//! logs in, `control` owns the replies, `open` and `transfer` carry data, `connection` and `writer` answer the port of the engine.
 
 mod config;
 mod connect;
@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod list;
 mod listing;
 mod look;
+mod open;
 mod passive;
 mod reply;
 mod session;

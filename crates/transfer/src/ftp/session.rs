@@ -44,7 +44,7 @@ pub(super) struct Line {
     pub offset_pending: bool,
     /// Commands may be sent before earlier ones are answered.
     together: bool,
-    pub(super) bound: Duration,
+    bound: Duration,
 }
 
 impl Session {
@@ -61,7 +61,7 @@ impl Session {
             atomic_replace: true,
             exact_names: false,
             set_times: features.set_time || features.set_time_by_query,
-            set_mode: true,
+            set_mode: features.set_mode,
             hashes: features.digests.iter().map(|digester| digester.algorithm).collect(),
             multiplex: 1,
             max_write: super::transfer::PIECE,

@@ -1,35 +1,29 @@
-//! One transfer over a data connection: how it is opened, carried, brought to its end or cut, and what the server says
-//! of it on the control connection meanwhile.
+//! One transfer over a data connection: how it is carried, brought to its end or cut, and what the server says of it on
+//! the control connection meanwhile.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::connect::Shared;
 use super::control::{Command, Control};
 use super::error::{Failure, Lost};
-use super::passive;
 use super::reply::Reply;
 use super::session::{Line, Session};
-use super::stream::{Data, Stream, dial, tune};
-use super::tls::{Origin, TlsSession};
+use super::stream::{Data, Stream};
 use crate::ErrorKind;
 
 /// What is handed to a socket at once.
 pub(super) const PIECE: usize = 256 * 1024;
-/// vsftpd lets a second writer of a file wait until the first has ended, which an orphaned one does late.
-const BEGIN_TIME: Duration = Duration::from_secs(20);
 /// After a data connection broke, the reason comes on the control connection, if it comes.
-const REASON_TIME: Duration = Duration::from_secs(10);
+pub(super) const REASON_TIME: Duration = Duration::from_secs(10);
 /// What a server sends while it is being written to is nothing but the end of TLS.
 const MAX_DRAIN: usize = 1 << 20;
 const DRAIN_STEP: usize = 16 * 1024;
-/// A refusal of a data connection that resumed no session comes at once.
-const OBJECTION_TIME: Duration = Duration::from_millis(300);
+/// Whether a stream is at its end shows so soon, or it is cut.
+const NEAR_END: Duration = Duration::from_millis(200);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
 /// What is known of NOOPs during transfers on this server (`Known::keep_alive`).
 const ANSWERED: u8 = 1;
@@ -48,250 +42,6 @@ pub(super) struct Transfer {
     /// The server's last word, if it came before the end of the data.
     reply: Option<Reply>,
     kept_alive: Option<Instant>,
-}
-
-/// Where the next data connection will be.
-#[derive(Debug)]
-pub(super) enum Place {
-    At(SocketAddr),
-    Here(TcpListener),
-}
-
-/// What to open.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub owner: u64,
-    pub verb: &'static str,
-    /// Nothing for a listing of the working directory.
-    pub path: &'a [u8],
-    pub offset: u64,
-    pub upload: bool,
-}
-
-impl Session {
-    /// Asks `looks` and arranges a data connection, in one round trip. Where `offset` is not 0, REST is asked too and
-    /// must be followed by the transfer.
-    pub async fn prepare(&self, line: &mut Line, looks: &[Command], offset: u64) -> Result<(Vec<Reply>, Place), Failure> {
-        let known = &self.shared.known;
-        if known.wants_resumption.load(Ordering::Relaxed) && line.tls.as_ref().is_some_and(TlsSession::is_used_up) {
-            self.log_in_again(line).await?;
-        }
-        let mut looks = looks.to_vec();
-        let count = looks.len();
-        loop {
-            let control = line.control()?;
-            let (peer, local) = (control.peer, control.local);
-            let extended = peer.is_ipv6() || !known.no_extended.load(Ordering::Relaxed);
-            let mut listener = None;
-            let arrange = if self.shared.config.active {
-                let here = TcpListener::bind(SocketAddr::new(local.ip(), 0)).await.and_then(|l| Ok((l.local_addr()?, l)));
-                let (address, bound) =
-                    here.map_err(|e| Failure::refused(ErrorKind::DestUnreachable, format!("no port to listen on: {e}")))?;
-                listener = Some(bound);
-                passive::announcement(address, extended)
-            } else {
-                if extended { "EPSV" } else { "PASV" }.to_owned()
-            };
-            looks.push(Command::word(&arrange));
-            // An offset that was never used would make a hole at the beginning of the next file.
-            let rest = offset > 0 || line.offset_pending;
-            if rest {
-                line.offset_pending = true;
-                looks.push(Command::word(&format!("REST {offset}")));
-            }
-            let mut replies = line.ask_all(&looks).await?;
-            let rest = if rest { replies.pop() } else { None };
-            line.offset_pending &= offset > 0;
-            let reply = replies.pop().expect("each command has its reply");
-            if let Some(refused) = rest.filter(|reply| !reply.is_intermediate()) {
-                return Err(refused.into());
-            }
-            if reply.is_negative() && extended && peer.is_ipv4() && (500..600).contains(&reply.code) {
-                known.no_extended.store(true, Ordering::Relaxed);
-                // The answers so far are of this moment; asking again costs nothing that matters.
-                looks.truncate(count);
-                continue;
-            }
-            if !reply.is_positive() {
-                return Err(reply.into());
-            }
-            // Another success is the answer to something else.
-            if listener.is_none() && reply.code != if extended { 229 } else { 227 } {
-                return Err(Failure::refused(ErrorKind::DestProtocol, format!("it names no port for data: {reply}")));
-            }
-            let place = match listener {
-                Some(listener) => Place::Here(listener),
-                None => {
-                    let text = reply.lines.concat();
-                    let port = if extended { passive::extended(&text) } else { passive::classic(&text) };
-                    let Some(port) = port else {
-                        return Err(Failure::refused(ErrorKind::DestProtocol, format!("it names no port for data: {reply}")));
-                    };
-                    Place::At(SocketAddr::new(peer.ip(), port))
-                }
-            };
-            replies.truncate(count);
-            return Ok((replies, place));
-        }
-    }
-
-    /// Opens a transfer on a free line. Where a server wants data connections to resume a session and none was left, it
-    /// logs in again and tries once more.
-    pub async fn begin(&self, line: &mut Line, place: Option<Place>, wanted: Wanted<'_>) -> Result<(), Failure> {
-        let place = match place {
-            Some(place) => place,
-            None => self.prepare(line, &[], wanted.offset).await?.1,
-        };
-        match self.start(line, place, wanted).await {
-            Err(Failure::Reply(reply, _)) if line.tls.is_some() && matches!(reply.code, 425 | 522) => {
-                self.learn(line, &reply);
-                self.log_in_again(line).await?;
-                let place = self.prepare(line, &[], wanted.offset).await?.1;
-                self.start(line, place, wanted).await
-            }
-            result => result,
-        }
-    }
-
-    async fn start(&self, line: &mut Line, place: Place, wanted: Wanted<'_>) -> Result<(), Failure> {
-        let bound = self.shared.config.stall_timeout.min(BEGIN_TIME);
-        let command = if wanted.path.is_empty() { Command::word(wanted.verb) } else { Command::new(wanted.verb, wanted.path)? };
-        let tls = line.tls.clone();
-        let control = line.control()?;
-        let peer = control.peer;
-        let result = async {
-            control.send(&[command], bound).await?;
-            let opening = open(&self.shared, place, peer, tls.as_ref());
-            match tokio::time::timeout(bound, both(control, opening)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let why = format!("the server did not begin the transfer within {} s", bound.as_secs());
-                    Err(Failure::Lost(Lost::new(ErrorKind::NetworkStalled, why)))
-                }
-            }
-        }
-        .await;
-        let (data, mut reply) = match result {
-            Ok(opened) => opened,
-            Err(Failure::Lost(lost)) => return line.note(Err(lost)),
-            Err(failure) => return Err(failure),
-        };
-        let origin = line.tls.as_ref().zip(data.stream.tls()).map_or(Origin::Control, |(tls, data)| tls.origin(data));
-        let known = &self.shared.known;
-        let doubtful = match origin {
-            Origin::Control => false,
-            Origin::Data => !known.takes_data_tickets.load(Ordering::Relaxed),
-            Origin::Nowhere => !known.takes_any_session.load(Ordering::Relaxed),
-        };
-        line.origin = origin;
-        if doubtful && reply.is_none() {
-            let bound = OBJECTION_TIME + 2 * self.identity.round_trip;
-            match tokio::time::timeout(bound, line.control()?.reply()).await {
-                Ok(Ok(objection)) if objection.is_negative() => return Err(objection.into()),
-                Ok(Ok(other)) => reply = Some(other),
-                Ok(Err(lost)) => return line.note(Err(lost)),
-                Err(_) => {}
-            }
-        }
-        line.offset_pending = false;
-        let Wanted { owner, upload, offset, .. } = wanted;
-        // Nothing of the file was sent yet, so this is no word about it.
-        if upload && let Some(early) = reply.take_if(|reply| reply.is_positive()) {
-            return line.note(Err(Lost::protocol(format!("it calls an upload complete that has not begun; {early}"))));
-        }
-        line.transfer = Some(Transfer { owner, upload, position: offset, busy: false, data, reply, kept_alive: None });
-        Ok(())
-    }
-
-    /// Remembers what a transfer that went well says about this server.
-    fn went_well(&self, origin: Origin) {
-        match origin {
-            Origin::Control => {}
-            Origin::Data => self.shared.known.takes_data_tickets.store(true, Ordering::Relaxed),
-            Origin::Nowhere => self.shared.known.takes_any_session.store(true, Ordering::Relaxed),
-        }
-    }
-
-    /// Remembers that a data connection was refused for the TLS session that it resumed, or did not resume.
-    pub fn learn(&self, line: &Line, reply: &Reply) {
-        let known = &self.shared.known;
-        if line.tls.is_some() && matches!(reply.code, 425 | 522) {
-            known.wants_resumption.store(true, Ordering::Relaxed);
-            known.takes_any_session.store(false, Ordering::Relaxed);
-            if line.origin == Origin::Data {
-                known.refuses_data_tickets.store(true, Ordering::Relaxed);
-                known.takes_data_tickets.store(false, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-/// The data connection itself, protected like the control connection.
-async fn open(shared: &Shared, place: Place, peer: SocketAddr, tls: Option<&TlsSession>) -> Result<Data, Failure> {
-    let broken = |what: String, error: io::Error| Failure::Lost(Lost::new(ErrorKind::NetworkReset, what).because(error));
-    let tcp = match place {
-        Place::At(address) => dial(address, shared.config.bind).await.map_err(|error| {
-            broken(format!("no data connection to {address}; a firewall may not let the server's passive ports through"), error)
-        })?,
-        Place::Here(listener) => {
-            accept(&listener, peer).await.map_err(|error| broken("the server's data connection did not come".to_owned(), error))?
-        }
-    };
-    match tls {
-        None => Ok(Data::new(Stream::Clear(tcp))),
-        Some(tls) => match tls.connect_data(tcp).await {
-            Ok(stream) => Ok(Data::new(Stream::Tls(Box::new(stream)))),
-            Err(error) => {
-                let judged = matches!(error.get_ref().and_then(|e| e.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)));
-                let kind = if judged { ErrorKind::DestTls } else { ErrorKind::NetworkReset };
-                Err(Failure::Lost(Lost::new(kind, format!("no protected data connection: {}", tls.explain(&error)))))
-            }
-        },
-    }
-}
-
-/// Only the server itself may connect to us.
-async fn accept(listener: &TcpListener, peer: SocketAddr) -> io::Result<TcpStream> {
-    loop {
-        let (tcp, from) = listener.accept().await?;
-        if from.ip().to_canonical() == peer.ip().to_canonical() {
-            tune(&tcp)?;
-            return Ok(tcp);
-        }
-    }
-}
-
-/// The data connection and the server's word that it begins. Some servers give the word first and some shake hands first.
-async fn both(control: &mut Control, opening: impl Future<Output = Result<Data, Failure>>) -> Result<(Data, Option<Reply>), Failure> {
-    tokio::pin!(opening);
-    let (mut data, mut begun, mut last) = (None, false, None);
-    loop {
-        tokio::select! {
-            biased;
-            reply = control.reply(), if last.is_none() => {
-                let reply = reply?;
-                match reply.code {
-                    100..200 => begun = true,
-                    // A short file may be over before its data connection is ready.
-                    200..300 if begun => last = Some(reply),
-                    _ => return Err(reply.into()),
-                }
-            }
-            opened = &mut opening, if data.is_none() => match opened {
-                Ok(opened) => data = Some(opened),
-                Err(failure) => {
-                    // The server may say why, which is better than our own guess.
-                    return match tokio::time::timeout(Duration::from_secs(5), control.last_reply()).await {
-                        Ok(Ok(reply)) if reply.is_negative() && last.is_none() => Err(reply.into()),
-                        _ => Err(failure),
-                    };
-                }
-            }
-        }
-        if begun && let Some(data) = data.take() {
-            return Ok((data, last));
-        }
-    }
 }
 
 /// One step of a data connection.
@@ -321,6 +71,11 @@ enum Event {
 }
 
 impl Transfer {
+    /// A transfer that the server has begun, and perhaps ended already with `reply`.
+    pub fn new(owner: u64, upload: bool, position: u64, data: Data, reply: Option<Reply>) -> Self {
+        Self { owner, upload, position, busy: false, data, reply, kept_alive: None }
+    }
+
     /// Waits for a step of the data connection, for a word of the server, or until nothing has happened for `stall`.
     async fn step(&mut self, shared: &Shared, control: &mut Control, stall: Duration, mut step: Step<'_>) -> Event {
         let started = Instant::now();
@@ -433,13 +188,12 @@ impl Line {
 
     /// A data connection broke. A full disk looks like this too, and only the control connection tells.
     async fn broke(&mut self, error: io::Error) -> Failure {
-        let bound = REASON_TIME.min(self.bound);
         let mut transfer = self.transfer.take();
         let early = transfer.as_mut().and_then(|transfer| transfer.reply.take());
         drop(transfer);
         let reply = match (early, self.control()) {
             (Some(reply), _) => Ok(reply),
-            (None, Ok(control)) => control.last_reply_within(bound).await,
+            (None, Ok(control)) => control.last_reply_within(REASON_TIME).await,
             (None, Err(lost)) => Err(lost),
         };
         match reply {
@@ -568,25 +322,20 @@ impl Line {
     /// Gives the line back from a file that is being read, or from a transfer that was interrupted.
     pub async fn end_reading(&mut self) -> Result<(), Failure> {
         let Some(mut transfer) = self.transfer.take() else { return Ok(()) };
-        let bound = REASON_TIME.min(self.bound);
-        if !transfer.upload && !transfer.busy {
-            // Mostly all has been read but the end itself, and an end in good order is better than a cut.
-            let mut scrap = Vec::with_capacity(DRAIN_STEP);
-            let ending = read_out(&mut transfer.data.stream, &mut scrap);
-            if let Ok(Ok(true)) = tokio::time::timeout(Duration::from_millis(200), ending).await {
-                let _ = tokio::time::timeout(Duration::from_secs(1), transfer.data.stream.shutdown()).await;
-                transfer.data.ended();
-                if self.control()?.is_waiting() {
-                    let reply = self.control()?.last_reply_within(bound).await;
-                    self.note(reply)?;
-                }
-                return Ok(());
-            }
+        let mut scrap = Vec::with_capacity(DRAIN_STEP);
+        // Mostly all has been read but the end itself, and an end in good order is better than a cut.
+        let whole = !transfer.upload
+            && !transfer.busy
+            && matches!(tokio::time::timeout(NEAR_END, read_out(&mut transfer.data.stream, &mut scrap)).await, Ok(Ok(true)));
+        if whole {
+            let _ = tokio::time::timeout(Duration::from_secs(1), transfer.data.stream.shutdown()).await;
+            transfer.data.ended();
+        } else {
+            drop(transfer);
         }
-        drop(transfer);
-        if self.control()?.is_waiting() {
-            let reply = self.control()?.last_reply_within(bound).await;
-            self.note(reply)?;
+        while self.control()?.is_waiting() {
+            let result = self.control()?.last_word().await;
+            self.note(result)?;
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use model::RemotePath;
 use super::connection::{set_mode, set_time};
 use super::control::Command;
 use super::error::{Failure, class_of_upload};
+use super::open::Wanted;
 use super::session::{Line, Session};
-use super::transfer::Wanted;
 use crate::destination::Writer;
 use crate::{Error, ErrorKind, Result};
 
@@ -105,7 +105,7 @@ impl FtpWriter {
         match self.stage() {
             Stage::Ready => {
                 line.make_free().await?;
-                let wanted = Wanted { owner: self.owner, verb: "STOR", path: &self.wire, offset, upload: true };
+                let wanted = Wanted { owner: self.owner, verb: "STOR", path: &self.wire, offset, upload: true, fresh: false };
                 match self.session.begin(line, None, wanted).await {
                     Ok(()) => {}
                     Err(failure) => return Err(self.session.explain(line, failure, &self.path).await),
@@ -173,9 +173,9 @@ impl FtpWriter {
             return Ok(Bytes::new());
         }
         let follows = line.transfer_of(self.owner).is_some_and(|t| !t.upload && !t.busy && t.position == offset);
+        let wanted = Wanted { owner: self.owner, verb: "RETR", path: &self.wire, offset, upload: false, fresh: false };
         if !follows {
             line.make_free().await?;
-            let wanted = Wanted { owner: self.owner, verb: "RETR", path: &self.wire, offset, upload: false };
             if let Err(failure) = self.session.begin(line, None, wanted).await {
                 // Servers refuse to begin beyond the end in words of their own.
                 if matches!(failure, Failure::Reply(..))
@@ -188,7 +188,13 @@ impl FtpWriter {
                 return Err(failure);
             }
         }
-        let (bytes, end) = line.read(&self.session, &self.wire, length).await?;
+        let (bytes, end) = match line.read(&self.session, &self.wire, length).await {
+            Err(failure) if !follows => {
+                self.session.begin_again(line, failure, wanted).await?;
+                line.read(&self.session, &self.wire, length).await?
+            }
+            result => result?,
+        };
         if end && !bytes.is_empty() {
             self.state().end = Some(offset + bytes.len() as u64);
         }

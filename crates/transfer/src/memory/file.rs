@@ -42,7 +42,7 @@ impl Contents {
 
     pub fn truncate(&mut self, size: u64) {
         let last = size / BLOCK;
-        self.blocks.retain(|number, _| *number < last || *number == last && size % BLOCK != 0);
+        self.blocks.retain(|number, _| *number < last || *number == last && !size.is_multiple_of(BLOCK));
         if let Some(block) = self.blocks.get_mut(&last) {
             Arc::make_mut(block).truncate((size % BLOCK) as usize);
         }

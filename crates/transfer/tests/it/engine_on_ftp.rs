@@ -15,7 +15,8 @@ use transfer::memory::MemorySource;
 use transfer::port::Delivery;
 
 use crate::harness::{Ferry, Kept, pattern};
-use crate::servers::{FtpPartner, Need, config_at, make_directory};
+use crate::servers::ftp::{FtpPartner, config_at};
+use crate::servers::{Need, make_directory};
 
 const SMALL: usize = 60;
 const RANGE: u64 = 512 << 10;

@@ -301,6 +301,7 @@ async fn a_port_that_is_none_is_refused_and_nothing_is_connected_to() {
     }
 }
 
+// SEMANTICS S34: "Data connections go to the address of the control connection, whatever address the server names."
 #[tokio::test]
 async fn data_go_to_the_server_itself_whatever_address_it_names() {
     let trap = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
@@ -331,6 +332,8 @@ fn no_login(server: &FtpServer, what: &str) {
     assert!(!recorder.commands().iter().any(|line| line.starts_with("USER")), "{what}: {:?}", recorder.commands());
 }
 
+// SEMANTICS S33: "With `ftpes://` and `ftps://` neither a user name nor a password is sent before the server is proved, and
+// nothing falls back to clear text."
 #[tokio::test]
 async fn no_name_and_no_password_are_sent_before_the_server_is_proved() {
     let other = clear().await;

@@ -2,6 +2,7 @@
 
 mod contract;
 mod engine;
+mod engine_on_ftp;
 mod engine_on_sftp;
 mod failing;
 mod faults;

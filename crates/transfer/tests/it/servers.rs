@@ -1,6 +1,8 @@
 //! The SFTP servers that tests of this crate run against: OpenSSH, asyncssh and the sandbox, each in every set-up of
 //! the testkit, with what a set-up lacks on purpose.
 
+pub mod ftp;
+
 use std::any::Any;
 use std::fmt::Display;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -24,6 +26,19 @@ pub enum Need {
     List,
     Read,
     FourLogins,
+    /// Of two that create one name, one is refused.
+    Exclusive,
+    /// A file that is there can be written anew.
+    Overwrite,
+    /// A name is kept with spaces at its beginning or end.
+    OuterSpaces,
+    Backslashes,
+    /// A name that begins with a tilde is a name.
+    Tildes,
+    /// A directory may be called `*`.
+    StarDirectories,
+    /// Modes can be changed.
+    Mode,
 }
 
 impl Need {
@@ -35,6 +50,13 @@ impl Need {
             Self::List => "list",
             Self::Read => "read",
             Self::FourLogins => "four logins",
+            Self::Exclusive => "exclusive creation",
+            Self::Overwrite => "overwriting",
+            Self::OuterSpaces => "outer spaces in names",
+            Self::Backslashes => "backslashes in names",
+            Self::Tildes => "tildes before names",
+            Self::StarDirectories => "directories called *",
+            Self::Mode => "changing modes",
         }
     }
 }

@@ -155,6 +155,8 @@ async fn changed_between(change: impl Fn(Vec<u8>) -> Vec<u8>) {
 
 // The server came back from a crash: the file has its length, and its last bytes are zeros.
 // Mutation: `seam_holds` returns true without looking.
+// SEMANTICS S35: "A server that takes a file as one stream (FTP) is believed in nothing but the size it shows and the bytes
+// it returns: a cut file goes on only behind bytes that were read back and are the ones that were sent."
 #[tokio::test]
 async fn a_seam_that_lost_its_bytes_is_left_for_an_earlier_one() {
     changed_between(|mut there| {

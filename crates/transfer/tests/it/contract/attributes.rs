@@ -47,6 +47,7 @@ async fn sets_the_time_of_an_open_file(p: Place) -> Check {
 
 async fn sets_the_mode_by_name_and_of_an_open_file(p: Place) -> Check {
     needs!(p, set_mode);
+    wants!(p, Mode);
     let writer = p.create(&p.path("a")).await?;
     writer.write_at(0, Bytes::from_static(b"x")).await?;
     writer.set_attributes(None, Some(0o600)).await?;

@@ -5,6 +5,7 @@
 mod attributes;
 mod directories;
 mod file;
+mod ftp;
 mod memory;
 mod naming;
 mod opening;
@@ -303,40 +304,47 @@ pub async fn run(case: &Case, set_up: &SetUp, session: &mut Option<Arc<dyn Conne
     }
 }
 
-/// Runs every case on every set-up, prints a line for each and one for each set-up, and fails if any case did.
+/// Runs every case on every set-up, one after the other, and fails if any case did.
 pub async fn check(set_ups: Vec<SetUp>) {
-    let mut failures = Vec::new();
+    let mut all = Vec::new();
     for set_up in set_ups {
-        let (mut passed, mut skipped) = (0, BTreeMap::<&str, usize>::new());
-        let mut session = None;
-        let begun = Instant::now();
-        for case in CONTRACT.iter().copied().flatten() {
-            let word = match run(case, &set_up, &mut session).await {
-                Ok(Outcome::Passed) => {
-                    passed += 1;
-                    "ok".to_owned()
-                }
-                Ok(Outcome::Skipped(capability)) => {
-                    *skipped.entry(capability).or_default() += 1;
-                    format!("skipped, needs {capability}")
-                }
-                Err(reason) => {
-                    failures.push(format!("{}: {}: {reason}", set_up.name, case.name));
-                    format!("FAILED: {reason}")
-                }
-            };
-            println!("  {} {} ... {word}", set_up.name, case.name);
-        }
-        let count: usize = skipped.values().sum();
-        let reasons: Vec<_> = skipped.iter().map(|(capability, count)| format!("{capability} {count}")).collect();
-        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        println!("contract {}: {passed} passed, {count} skipped{reasons}, {:.1} s", set_up.name, begun.elapsed().as_secs_f64());
-        for (need, how) in &set_up.lacks {
-            println!("contract {}: lacks {} on purpose: {how}", set_up.name, need.name());
-        }
-        drop(set_up.guard);
+        all.append(&mut failures(set_up).await);
     }
-    assert!(failures.is_empty(), "{} contract cases failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(all.is_empty(), "{} contract cases failed:\n{}", all.len(), all.join("\n"));
+}
+
+/// Runs every case on one set-up, prints a line for each and one for all, and returns what failed.
+pub async fn failures(set_up: SetUp) -> Vec<String> {
+    let mut failures = Vec::new();
+    let (mut passed, mut skipped) = (0, BTreeMap::<&str, usize>::new());
+    let mut session = None;
+    let begun = Instant::now();
+    for case in CONTRACT.iter().copied().flatten() {
+        let word = match run(case, &set_up, &mut session).await {
+            Ok(Outcome::Passed) => {
+                passed += 1;
+                "ok".to_owned()
+            }
+            Ok(Outcome::Skipped(capability)) => {
+                *skipped.entry(capability).or_default() += 1;
+                format!("skipped, needs {capability}")
+            }
+            Err(reason) => {
+                failures.push(format!("{}: {}: {reason}", set_up.name, case.name));
+                format!("FAILED: {reason}")
+            }
+        };
+        println!("  {} {} ... {word}", set_up.name, case.name);
+    }
+    let count: usize = skipped.values().sum();
+    let reasons: Vec<_> = skipped.iter().map(|(capability, count)| format!("{capability} {count}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    println!("contract {}: {passed} passed, {count} skipped{reasons}, {:.1} s", set_up.name, begun.elapsed().as_secs_f64());
+    for (need, how) in &set_up.lacks {
+        println!("contract {}: lacks {} on purpose: {how}", set_up.name, need.name());
+    }
+    drop(set_up.guard);
+    failures
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use transfer::{CreateOptions, ErrorKind, OpenMode};
 
-use super::{Check, Outcome, Place, cases, equal, holds, needs, refused};
+use super::{Check, Outcome, Place, cases, equal, holds, needs, refused, wants};
 
 cases! {
     creates_a_new_file,
@@ -37,6 +37,7 @@ async fn refuses_to_create_a_name_that_is_taken(p: Place) -> Check {
 }
 
 async fn only_one_of_two_creators_wins(p: Place) -> Check {
+    wants!(p, Exclusive);
     let other = p.connect().await?;
     for round in 0..8 {
         let path = p.path(&format!("race-{round}"));
@@ -102,6 +103,7 @@ async fn truncate_creates_a_missing_file(p: Place) -> Check {
 }
 
 async fn truncate_empties_an_old_file(p: Place) -> Check {
+    wants!(p, Overwrite);
     p.put(&p.path("a"), b"a long old text").await?;
     let writer = p.connection.open(&p.path("a"), p.options(OpenMode::Truncate)).await?;
     writer.write_at(0, Bytes::from_static(b"new")).await?;

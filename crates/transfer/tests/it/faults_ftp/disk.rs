@@ -59,7 +59,6 @@ fn free(path: &Path) -> u64 {
 }
 
 // B1. Mutation: `suspect_full_disk` returns at once (pyftpdlib never answers), or 451 is taken for a broken line.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_a_real_server_is_named_and_given_back() {
     each(FtpProgram::ALL, 4, async |program| {
@@ -87,7 +86,6 @@ async fn a_full_disk_of_a_real_server_is_named_and_given_back() {
 }
 
 // B1. Mutation: `class_of_upload` does not know 452, or `suspect_full_disk` returns at once.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_named_whatever_the_server_says() {
     let reply = |code: u16, text: &str| Full::Reply(code, text.to_owned());

@@ -43,7 +43,6 @@ async fn an_orphan_that_goes_on_storing_harms_nothing_and_leaves_nothing() {
 }
 
 // B7. Mutation: as above.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_servers_may_go_on_storing_after_their_control_connection_died() {
     each(FtpProgram::ALL, 4, async |program| {
@@ -157,7 +156,6 @@ impl Rewrite for InTheWay {
 }
 
 // B8. Mutation: as above.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_the_way_of_a_real_server_keeps_the_verified_file() {
     each(FtpProgram::ALL, 4, async |program| {

@@ -25,7 +25,6 @@ const PLACES: [Place; 10] = [
 
 // D1. Mutation: `Line::finish` takes the end of the data without the server's word for a success, or `reopen_stream`
 // returns `None` (the wire), or a download may end without the end of TLS.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_servers_survive_a_cut_of_either_connection() {
     let securities = [FtpSecurity::Clear, FtpSecurity::Explicit { required: true }];

@@ -53,7 +53,6 @@ async fn a_word_that_never_comes_or_comes_late_costs_no_byte() {
 }
 
 // B4. Mutation: as above.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_gives_no_last_word_at_all_gets_the_file_once() {
     let voyage = waiting(Behaviour { final_reply: FinalReply::Never, ..able() }, Duration::from_millis(500)).await;
@@ -101,7 +100,6 @@ async fn control_dies(program: FtpProgram, security: FtpSecurity, at: u64, how: 
 }
 
 // B4. Mutation: the next attempt starts over.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_servers_are_looked_at_when_their_last_word_is_lost() {
     let size = SIZE as u64;

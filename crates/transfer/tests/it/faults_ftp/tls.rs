@@ -24,7 +24,6 @@ fn only_13(mut config: FtpConfig) -> FtpConfig {
 }
 
 // B5. Mutation: `Line::finish` reads to the end for one second only, or drops the data connection after close_notify.
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_a_file_survives_a_slow_line_under_tls_1_3() {
     let runs: usize = std::env::var("FILEFERRY_B5").map_or(2, |runs| runs.parse().expect("FILEFERRY_B5 is a number"));
@@ -76,7 +75,6 @@ async fn every_upload_ends_with_the_end_of_tls_and_never_with_a_reset() {
 
 // B6. Mutation: an end without close_notify is an end (`Line::read` does not ask for the size), or 226 alone is trusted
 // (`finish_file` compares no size and nothing is read back).
-#[ignore = "its defect is being mended"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_end_is_no_end() {
     let size = 2_000_000;
