@@ -69,10 +69,6 @@ impl FileRun {
             Ok(None) | Err(_) if fresh => self.sheet = None,
             _ => {}
         }
-        if outcome.is_err() {
-            // Nothing was sent since: that the file did not grow says nothing of the disk.
-            self.stopped_at = None;
-        }
         outcome
     }
 
@@ -150,7 +146,7 @@ impl FileRun {
     }
 
     /// Servers hide a full disk behind other words, or silence: a file that two streams could not bring beyond the same
-    /// byte most likely met one. Where the line was cut, it must not be the length of a connection that is the same.
+    /// byte most likely met one, if something was sent in between. Where the line was cut, it must not be the length of a connection that is the same.
     fn suspect_full_disk(&mut self, there: u64) -> Result<()> {
         let Some(kind) = self.last_failure else { return Ok(()) };
         let cut = matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable);
