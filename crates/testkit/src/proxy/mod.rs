@@ -243,7 +243,7 @@ impl FaultProxy {
         })
     }
 
-    /// Each new connection gets its own rewriter for this direction.
+    /// Each new connection gets its own rewriter for this direction; FTP data connections get none.
     pub fn rewrite(&self, direction: Direction, make: impl Fn() -> Box<dyn Rewrite> + Send + Sync + 'static) -> &Self {
         self.shared.rewrites.lock().expect("no panic while locked")[direction.index()] = Some(Arc::new(make));
         self

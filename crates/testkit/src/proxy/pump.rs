@@ -112,7 +112,8 @@ async fn cut_from_outside(shared: &Shared, passive: bool) -> How {
 async fn lane(direction: Direction, mut from: ReadHalf<'_>, to: WriteHalf<'_>, shared: &Arc<Shared>, passing: &Arc<Passing>) -> Stop {
     let (send, receive) = mpsc::unbounded_channel();
     let under_way = UnderWay::default();
-    let make = shared.rewrites.lock().expect("no panic while locked")[direction.index()].clone();
+    // What passes as data is nobody's reply: held back for the end of a line, it would never arrive.
+    let make = if passing.passive { None } else { shared.rewrites.lock().expect("no panic while locked")[direction.index()].clone() };
     let changes = shared.settings.subscribe();
     let forgotten = changes.borrow().forgotten(passing.passive);
     let mut writer = Writer {

@@ -36,9 +36,15 @@ pub(super) struct FileRun {
     pub mismatches: u32,
     /// Refusals to go on with a cut stream.
     pub refusals: u32,
-    /// How the attempt before this one ended, and where the file had stopped growing.
+    /// Connections lost while finding out whether this server goes on with a file.
+    pub probe_losses: u32,
+    /// How the attempt before this one ended, which stream it was and from which byte on, and where an earlier one had
+    /// stopped growing.
     pub last_failure: Option<ErrorKind>,
-    pub stopped_at: Option<u64>,
+    pub stream: (u32, u64),
+    pub stopped_at: Option<(u64, (u32, u64))>,
+    /// The server called a file of this length whole.
+    pub short_at: Option<u64>,
     pub looked: bool,
     pub pinned: bool,
     pub bytes_sent: u64,
@@ -99,8 +105,11 @@ impl FileRun {
             readable: true,
             mismatches: 0,
             refusals: 0,
+            probe_losses: 0,
             last_failure: None,
+            stream: (0, 0),
             stopped_at: None,
+            short_at: None,
             looked: false,
             pinned: false,
             bytes_sent: 0,

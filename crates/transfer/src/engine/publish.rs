@@ -11,7 +11,7 @@ use crate::error::chain;
 use crate::meter::Step;
 use crate::pool::Seat;
 use crate::port::{Delivery, Finished, Intent};
-use crate::{Error, ErrorKind, NoClobber, RenameMode, Result};
+use crate::{CreateOptions, Error, ErrorKind, NoClobber, OpenMode, RenameMode, Result};
 
 /// Why the rename of a verified file was refused for good, and the one way that is left.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,8 @@ struct CannotReplace {
     source: Error,
 }
 
+const STORED_OTHERWISE: &str = "the server stores this name differently than it was given; --name can give the file another one";
+
 /// Directories with more names than this are not searched for one.
 const MOST_NAMES: usize = 100_000;
 
@@ -35,9 +37,39 @@ impl FileRun {
         let engine = self.engine.clone();
         let _step = engine.setup.meter.step(Step::Publishing);
         delivery.clobber = self.clobber(seat);
+        self.refuse_changed_ends(seat, &temp).await?;
         let intent = Intent { temp, path: self.task.path.clone(), delivery };
         self.verified = Some(intent.clone());
         self.rename(seat, intent).await
+    }
+
+    /// Some servers drop spaces at the ends of a name without a word, and do not find the file under the name that they were
+    /// given. An empty file of our own shows it, before ours takes the place of somebody else's.
+    async fn refuse_changed_ends(&self, seat: &Seat, temp: &RemotePath) -> Result<()> {
+        let name = self.task.path.name();
+        let bare = name.trim_matches([' ', '\t']);
+        if bare.len() == name.len() || seat.capabilities().exact_names || self.engine.setup.wishes.publish == Publish::InPlace {
+            return Ok(());
+        }
+        let (front, back) = name.split_once(bare).filter(|_| !bare.is_empty()).unwrap_or((name, ""));
+        let changed = format!("{}.ends", temp.name());
+        let (Ok(given), Ok(changed)) = (temp.sibling(&format!("{front}{changed}{back}")), temp.sibling(&changed)) else { return Ok(()) };
+        let options = CreateOptions { mode: OpenMode::Truncate, read: false, permissions: None };
+        let stored = async {
+            seat.open(&given, options).await?.close().await?;
+            self.stored_exactly(seat, &given).await
+        };
+        let stored = match stored.await {
+            Err(error) if error.is_connection_lost() => return Err(error),
+            // Refused, or nothing can be listed: the rename will tell.
+            stored => stored.unwrap_or(true),
+        };
+        seat.remove(&given).await?;
+        if stored {
+            return Ok(());
+        }
+        seat.remove(&changed).await?;
+        Err(Error::new(ErrorKind::DestNameInvalid, "publish", &self.task.path).because(STORED_OTHERWISE))
     }
 
     /// What the rename of this policy is worth on this server.
@@ -216,11 +248,10 @@ impl FileRun {
         // Out of the partner's sight again, by the same way of naming it.
         match seat.rename(&intent.path, &intent.temp, RenameMode::NoClobber).await {
             Ok(()) => {
-                let why = "the server stores this name differently than it was given; --name can give the file another one";
                 // The records must not take a file that is gone for one that was collected.
                 self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
                 self.verified = None;
-                Err(Error::new(ErrorKind::DestNameInvalid, "publish", &intent.path).because(why))
+                Err(Error::new(ErrorKind::DestNameInvalid, "publish", &intent.path).because(STORED_OTHERWISE))
             }
             Err(error) => {
                 intent.delivery.notes.push(format!("the server stored the file under a name that differs: {}", chain(&error)));

@@ -56,6 +56,7 @@ impl FileRun {
         self.check_source(crc, digests.0.as_deref())?;
         let mut plan = plan;
         if streamed {
+            self.check_length(&*lane.writer).await.inspect_err(|e| self.note_loss(&lane.seat, e))?;
             match self.prove_stream(&*lane.writer, plan.grade).await {
                 Ok(count) => proof = count,
                 Err(error) => plan = self.prove_without_reading(&lane.seat, error, resumed)?,
@@ -109,6 +110,7 @@ impl FileRun {
                 writer = self.open_new(seat, &temp).await?;
             }
         }
+        self.begin_stream(0);
         let capabilities = self.capabilities(seat);
         let plan = self.plan(&capabilities, false)?;
         let (size, range_size) = (self.task.pin.size, self.engine.range_size);

@@ -23,10 +23,15 @@ const STILL: u32 = 4;
 const LOOKS: usize = 5;
 /// A seam that does not hold what was sent is left for an earlier one, so often.
 const SEAMS: usize = 3;
+const NOT_SUPPORTED: &str = "this server cannot go on with an interrupted file (resume=not_supported); it would start over";
 /// Refusals to go on before the file starts over.
 const REFUSALS: u32 = 2;
-/// The part of a stream that is read back between two notes of how far it came.
-const READ_BACK_STEP: u64 = 16 << 20;
+/// The part of a stream that is read back between two notes of how far it came: what a cut costs.
+const READ_BACK_STEP: u64 = 1 << 20;
+/// These notes are stored so often.
+const READ_BACK_STORED: u64 = 64 << 20;
+/// So many connections may be lost while finding out whether a server goes on with a file.
+const PROBE_LOSSES: u32 = 2;
 
 impl FileRun {
     /// Opens the temporary file where a cut stream goes on; `None` when it must start over.
@@ -63,10 +68,6 @@ impl FileRun {
             // What was not continued is not counted either.
             Ok(None) | Err(_) if fresh => self.sheet = None,
             _ => {}
-        }
-        if outcome.is_err() {
-            // Nothing was sent since: that the file did not grow says nothing of the disk.
-            self.stopped_at = None;
         }
         outcome
     }
@@ -113,6 +114,7 @@ impl FileRun {
             if !placed {
                 return Ok(None);
             }
+            self.begin_stream(boundary.offset);
             info!(file = %self.task.number, offset = boundary.offset, "going on with the cut stream");
             return Ok(Some(writer));
         }
@@ -138,19 +140,45 @@ impl FileRun {
         Ok(last)
     }
 
-    /// Servers hide a full disk behind other words, or silence: a file that stopped growing at the same byte twice,
-    /// while the line was not cut, most likely met one.
+    /// A stream begins, or goes on, at this byte.
+    pub(super) fn begin_stream(&mut self, offset: u64) {
+        self.stream = (self.stream.0 + 1, offset);
+    }
+
+    /// Servers hide a full disk behind other words, or silence: a file that two streams could not bring beyond the same
+    /// byte most likely met one, if something was sent in between. Where the line was cut, it must not be the length of a connection that is the same.
     fn suspect_full_disk(&mut self, there: u64) -> Result<()> {
         let Some(kind) = self.last_failure else { return Ok(()) };
         let cut = matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable);
-        let stopped = !cut && there < self.task.pin.size && self.stopped_at == Some(there);
-        self.stopped_at = (!cut).then_some(there);
-        if !stopped {
+        let (number, from) = self.stream;
+        let before = self.stopped_at.replace((there, self.stream));
+        let again = before.is_some_and(|(stopped, (n, f))| stopped == there && n != number && (!cut || f != from));
+        if there >= self.task.pin.size || !again {
             return Ok(());
         }
         Err(Error::new(ErrorKind::DestNoSpace, "write", &self.task.path).because(format!(
             "the file stopped growing at {there} bytes twice: the server's disk or this account's quota is probably full"
         )))
+    }
+
+    /// A server calls what a cut left of a file whole, as if we had ended it there: then the rest is sent. The same length
+    /// again is no cut any more.
+    fn short(&mut self, there: u64) -> Result<()> {
+        if there >= self.task.pin.size || self.short_at == Some(there) {
+            return Ok(());
+        }
+        self.short_at = Some(there);
+        Err(Error::new(ErrorKind::NetworkReset, "send", &self.task.path)
+            .because(format!("the server calls the file whole and has {there} of {} bytes", self.task.pin.size)))
+    }
+
+    pub(super) async fn check_length(&mut self, writer: &dyn Writer) -> Result<()> {
+        match writer.size().await {
+            Ok(there) => self.short(there),
+            Err(error) if error.is_connection_lost() => Err(error),
+            // Not every server tells; the proof will.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Whether the bytes before a boundary are the ones that were sent.
@@ -195,7 +223,15 @@ impl FileRun {
         let works = match capabilities.continues && capabilities.read {
             true => {
                 let outcome = self.try_to_continue(seat, temp).await;
-                if self.opened {
+                if outcome.as_ref().is_err_and(Error::is_connection_lost) {
+                    // A server that cannot even be asked may still take a file.
+                    self.probe_losses += 1;
+                    if self.probe_losses >= PROBE_LOSSES {
+                        self.engine.learn_continues(false);
+                        self.engine.pool.note(NOT_SUPPORTED);
+                    }
+                    self.opened = true;
+                } else if self.opened {
                     seat.remove(temp).await?;
                     self.opened = false;
                 }
@@ -205,7 +241,7 @@ impl FileRun {
         };
         self.engine.learn_continues(works);
         if !works {
-            self.engine.pool.note("this server cannot go on with an interrupted file (resume=not_supported); it would start over");
+            self.engine.pool.note(NOT_SUPPORTED);
         }
         Ok(())
     }
@@ -266,6 +302,7 @@ impl FileRun {
             engine.setup.meter.proved(length);
             done = ReadBack { bytes: done.bytes + length, crc: combine(done.crc, crc, length) };
             if length < wanted {
+                self.short(done.bytes)?;
                 return Err(Error::new(ErrorKind::IntegrityMismatch, "prove the content of", &self.task.path)
                     .because(format!("the destination returned {} of the {size} bytes sent", done.bytes)));
             }
@@ -275,7 +312,7 @@ impl FileRun {
             if known.is_some_and(|crc| crc != done.crc) {
                 break;
             }
-            if done.bytes - stored >= 4 * READ_BACK_STEP {
+            if done.bytes - stored >= READ_BACK_STORED {
                 stored = done.bytes;
                 let checkpoint = sheet.checkpoint(&self.task.pin, &temp, self.attempt, engine.setup.epoch);
                 let saved = engine.setup.ledger.checkpoint(self.task.number, &checkpoint, size).await;

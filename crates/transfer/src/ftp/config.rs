@@ -57,6 +57,8 @@ pub struct FtpConfig {
     pub stall_timeout: Duration,
     /// How long the server may take for the reply to a transfer after it has read all data.
     pub reply_timeout: Duration,
+    /// How long the control connection may rest while a file is under way before a NOOP is sent.
+    pub keep_alive: Duration,
 }
 
 impl FtpConfig {
@@ -77,6 +79,7 @@ impl FtpConfig {
             connect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(60),
             reply_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
         }
     }
 }

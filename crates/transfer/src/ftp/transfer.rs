@@ -24,7 +24,6 @@ const MAX_DRAIN: usize = 1 << 20;
 const DRAIN_STEP: usize = 16 * 1024;
 /// Whether a stream is at its end shows so soon, or it is cut.
 const NEAR_END: Duration = Duration::from_millis(200);
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
 /// What is known of NOOPs during transfers on this server (`Known::keep_alive`).
 const ANSWERED: u8 = 1;
@@ -97,7 +96,7 @@ impl Transfer {
                     if sent.is_some() && known != ANSWERED {
                         shared.known.keep_alive.store(ANSWERED, Ordering::Relaxed);
                     }
-                    Some(KEEP_ALIVE_EVERY.saturating_sub(now - control.active))
+                    Some(shared.config.keep_alive.saturating_sub(now - control.active))
                 }
             };
             if until_keep_alive == Some(Duration::ZERO) && !control.keep_alive_waits() {
@@ -202,7 +201,8 @@ impl Line {
             Ok(reply) if reply.is_negative() => reply.into(),
             Ok(reply) => Failure::refused(ErrorKind::NetworkReset, format!("the data connection broke ({error}), and {reply}")),
             Err(lost) => {
-                let lost = Lost::new(ErrorKind::NetworkReset, format!("the data connection broke: {error}")).because(lost);
+                // Silence is not a cut: pyftpdlib says nothing any more when its disk is full.
+                let lost = Lost::new(lost.kind, format!("the data connection broke: {error}")).because(lost);
                 self.lose(lost.clone());
                 lost.into()
             }

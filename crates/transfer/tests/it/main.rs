@@ -6,6 +6,7 @@ mod engine_on_ftp;
 mod engine_on_sftp;
 mod failing;
 mod faults;
+mod faults_ftp;
 mod faults_source;
 mod ftp;
 mod fuzzing;
