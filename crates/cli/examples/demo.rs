@@ -14,7 +14,7 @@ const BUCKET: &str = "outbound";
 const BIG: u64 = 1 << 30;
 const TINY: u64 = 3_000;
 const LEDGER: u64 = 256 << 20;
-const FEW: u64 = 200;
+const FEW: u64 = 40;
 
 struct Stage {
     s3: S3Server,

@@ -250,7 +250,7 @@ impl Play {
         let status = run.end(LIMIT).await;
         let summary = run.summary().unwrap_or_default();
         let code = status.and_then(|status| status.code());
-        if code != Some(26) || summary["errors"]["dest_no_space"] != 1 || summary["failed"] != 1 {
+        if code != Some(26) || summary["errors"]["dest_no_space"] != 1 || summary["held"] != 1 {
             outcome.violations.push(format!("a full disk ended with {status:?} {summary}; {}", run.last_words()));
         }
         outcome.wire = stage.arrived();
@@ -316,6 +316,7 @@ async fn finish(stage: &Stage, run: &mut Running, outcome: &mut Outcome) -> anyh
         }
     }
     Eye::default().look(stage, true, &mut outcome.violations);
+    outcome.violations.extend(stage.failed_proofs());
     check::receipts(stage, &mut outcome.violations).await
 }
 

@@ -155,5 +155,8 @@ async fn one(seed: u64, s3: &Arc<S3Server>, collections: &[Arc<Collection>], pro
         scene.violations.push(format!("the scene could not be played: {error:#}"));
     }
     println!("{scene}");
+    for violation in &scene.violations {
+        println!("  {violation}");
+    }
     scene
 }

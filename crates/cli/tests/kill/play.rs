@@ -88,6 +88,9 @@ impl Scene {
         self.once_more(&stage).await?;
         self.look(&stage, "at the end", true);
         check::receipts(&stage, &mut self.violations).await?;
+        if !self.struck.iter().any(Strike::is_crash) {
+            self.violations.extend(stage.failed_proofs());
+        }
         self.seconds = begun.elapsed().as_secs_f64();
         stage.keep(&self.violations);
         Ok(())

@@ -360,6 +360,14 @@ impl Stage {
         self.server.crash(loss, &self.directory, &whole, chance).await
     }
 
+    /// Proofs that failed in any run: the next start heals them, but without a reboot nothing wrong may have been written.
+    pub fn failed_proofs(&self) -> Vec<String> {
+        let logs = (0..self.runs.load(SeqCst)).map(|number| self.home.path().join(format!("err-{number}")));
+        let texts = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default());
+        let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+        lines.filter(|line| line.contains("could not prove the content")).map(|line| format!("a proof failed: {line}")).collect()
+    }
+
     /// Where a promise was broken, logs and records are kept on demand.
     pub fn keep(&mut self, violations: &[String]) {
         if !violations.is_empty() && std::env::var_os("FILEFERRY_KEEP").is_some() {

@@ -170,16 +170,19 @@ impl FtpConnection {
         if mode == RenameMode::NoClobber && session.look(&mut line, to).await?.is_some() {
             return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
         }
-        // Both halves at once: after the first, ProFTPD refuses everything but the second.
-        let mut replies = line.ask_all(&[Command::new("RNFR", &old)?, Command::new("RNTO", &new)?]).await?;
-        let (reply, first) = (replies.swap_remove(1), replies.swap_remove(0));
+        // One after the other, so that nothing but the answer to the second half can be taken for it.
+        line.half_renamed = true;
+        let first = line.ask(Command::new("RNFR", &old)?).await?;
         if !first.is_intermediate() {
+            line.half_renamed = false;
             return Err(match session.look(&mut line, from).await {
                 Ok(None) => Failure::Reply(first, Some(ErrorKind::DestDirMissing)),
                 Err(Failure::Lost(lost)) => lost.into(),
                 _ => first.into(),
             });
         }
+        let reply = line.ask(Command::new("RNTO", &new)?).await?;
+        line.half_renamed = false;
         if reply.is_positive() {
             return Ok(());
         }

@@ -42,6 +42,8 @@ pub(super) struct Line {
     lost: Option<Lost>,
     /// The server remembers an offset (REST) that no transfer has used.
     pub offset_pending: bool,
+    /// RNFR was sent and RNTO was not: ProFTPD takes nothing else then.
+    pub half_renamed: bool,
     /// Commands may be sent before earlier ones are answered.
     together: bool,
     bound: Duration,
@@ -76,6 +78,7 @@ impl Session {
             origin: Origin::Control,
             lost: None,
             offset_pending: false,
+            half_renamed: false,
             together,
             bound,
         };
@@ -101,6 +104,9 @@ impl Session {
         let mut line = self.line.lock().await;
         if self.closed.load(Ordering::Acquire) {
             line.lose(Lost::closed());
+        }
+        if line.half_renamed {
+            line.lose(Lost::new(ErrorKind::NetworkReset, "a rename was interrupted half way"));
         }
         line.forget(&mut self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
         line

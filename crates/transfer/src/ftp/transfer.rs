@@ -200,7 +200,8 @@ impl Line {
             Ok(reply) if reply.is_negative() => reply.into(),
             Ok(reply) => Failure::refused(ErrorKind::NetworkReset, format!("the data connection broke ({error}), and {reply}")),
             Err(lost) => {
-                let lost = Lost::new(ErrorKind::NetworkReset, format!("the data connection broke: {error}")).because(lost);
+                // Silence is not a cut: pyftpdlib says nothing any more when its disk is full.
+                let lost = Lost::new(lost.kind, format!("the data connection broke: {error}")).because(lost);
                 self.lose(lost.clone());
                 lost.into()
             }

@@ -2,13 +2,14 @@
 //! on purpose.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use model::{Endpoint, Protocol, RemotePath};
 use testkit::ftp::{FtpProgram, FtpSecurity, FtpServer, FtpServerOptions};
 use transfer::ftp::{FtpConfig, FtpConnector, Secret};
 
-use super::{Lacks, Need, or_skip};
+use super::{Lacks, Need, make_directory, or_skip};
 
 pub struct FtpPartner {
     pub name: String,
@@ -43,6 +44,21 @@ impl FtpPartner {
 
     pub fn connector(&self) -> Arc<FtpConnector> {
         Arc::new(FtpConnector::new(self.config.clone()).expect("a valid configuration"))
+    }
+
+    pub fn has(&self, need: Need) -> bool {
+        self.lacks.iter().all(|(lacking, _)| *lacking != need)
+    }
+
+    /// The directory for uploads on this machine.
+    pub fn disk(&self) -> &Path {
+        self.server.root()
+    }
+
+    /// A directory of its own for one case, made on the disk with the owner of the one above.
+    pub fn make_directory(&self, name: &str) -> RemotePath {
+        make_directory(self.disk(), name, None);
+        self.directory.join(name).expect("a valid name")
     }
 }
 
