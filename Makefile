@@ -25,7 +25,7 @@ test: setup
 	@scripts/run-tests
 
 test-all: setup
-	@FILEFERRY_KILLS=$(KILLS) PROPTEST_CASES=100000 scripts/run-tests
+	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 PROPTEST_CASES=100000 scripts/run-tests
 
 check: setup
 	$(CARGO) fmt --all --check

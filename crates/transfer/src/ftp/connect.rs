@@ -195,9 +195,9 @@ async fn protect(shared: &Shared, tls: &TlsSession, tcp: TcpStream) -> Result<St
             Err(Attempt::Again("the server speaks neither TLS 1.2 nor 1.3 with us"))
         }
         Err(error) => {
-            // Without a word of TLS from the server it is the network that failed, or a port that speaks something else.
+            // Where TLS itself found nothing wrong it is the network that failed, or a port that speaks something else.
             let broken = error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>());
-            let kind = if broken && tls.presented().is_none() { ErrorKind::DestUnreachable } else { ErrorKind::DestTls };
+            let kind = if broken { ErrorKind::DestUnreachable } else { ErrorKind::DestTls };
             let hint = if shared.config.security == Security::Implicit && tls.presented().is_none() {
                 "; if the server expects AUTH TLS, use ftpes://"
             } else {

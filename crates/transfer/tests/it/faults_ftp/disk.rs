@@ -9,7 +9,7 @@ use testkit::ftp_sandbox::{Behaviour, Full};
 use testkit::proxy::Direction;
 use transfer::ErrorKind;
 
-use super::{Harbour, Voyage, able, each};
+use super::{Harbour, IN_FLIGHT, Voyage, able, each};
 
 const MIB: u64 = 1 << 20;
 
@@ -101,6 +101,8 @@ async fn a_full_disk_is_named_whatever_the_server_says() {
     ];
     each(ways, 4, async |full| {
         let which = format!("{full:?}");
+        // A server that stops reading leaves two connections full of what it never took.
+        let unread = if full == Full::Silence { 2 * IN_FLIGHT } else { 2 * MIB };
         let capacity = 8 * MIB;
         let voyage = Voyage::new(Behaviour { capacity: Some(capacity), full, avbl: false, ..able() }, &[("large", 30_000_000)]).await;
         voyage.run().await.unwrap();
@@ -108,7 +110,7 @@ async fn a_full_disk_is_named_whatever_the_server_says() {
         assert_eq!(kind, ErrorKind::DestNoSpace, "{which}: {text}");
         assert!(voyage.leftovers().is_empty(), "{which}: {:?}", voyage.leftovers());
         let sent = voyage.data(Direction::ToServer);
-        assert!(sent < 2 * capacity + 2 * MIB, "{which}: {sent} bytes were sent");
+        assert!(sent < 2 * capacity + unread, "{which}: {sent} bytes were sent");
         voyage.server.change(|behaviour| behaviour.capacity = None);
         voyage.cargo.run().await.unwrap();
         voyage.assert_delivered(&which);

@@ -6,7 +6,7 @@ use testkit::ftp_sandbox::{Action, Behaviour, Noop};
 use testkit::proxy::{self, Counted, Direction, How, Scope};
 use transfer::ErrorKind;
 
-use super::{IN_FLIGHT, PROBE, RANGE, Voyage, able, each, slow};
+use super::{IN_FLIGHT, INTERVAL, PROBE, RANGE, Voyage, able, each, slow};
 
 const SIZE: usize = 3_000_000;
 const SMALL: usize = 50_000;
@@ -106,7 +106,9 @@ async fn a_stall_is_named_and_resumed_and_others_go_on() {
         voyage.assert_delivered(&which);
         if scope == Scope::Data {
             assert!(voyage.delivered("large", &which).bytes_resumed > 0, "{which}: nothing was resumed");
-            assert!(voyage.sent_again() <= RANGE + 3 * PROBE, "{which}: {} bytes were sent again", voyage.sent_again());
+            // A stall of the proof comes before the newest checkpoint was stored, perhaps.
+            let again = if direction == Direction::ToServer { RANGE + 3 * PROBE } else { INTERVAL };
+            assert!(voyage.sent_again() <= again, "{which}: {} bytes were sent again", voyage.sent_again());
         }
     })
     .await;
@@ -117,15 +119,17 @@ async fn a_stall_is_named_and_resumed_and_others_go_on() {
 async fn a_slow_and_long_line_is_no_stall() {
     let mut voyage = Voyage::new(able(), &[("small", 120_000)]).await;
     let mut config = voyage.config();
-    (config.stall_timeout, config.reply_timeout) = (Duration::from_millis(2_500), Duration::from_millis(2_500));
+    (config.stall_timeout, config.reply_timeout) = (Duration::from_secs(4), Duration::from_secs(4));
     voyage.connect_with(config);
     voyage.cargo.ferry.tuning.backoff.attempts = 1;
+    let begun = std::time::Instant::now();
     voyage.proxy.round_trip(Duration::from_millis(300));
     voyage.proxy.rate(Direction::ToServer, Some(512_000 / 8));
     voyage.run().await.unwrap();
     voyage.assert_delivered("slow");
     let logins = voyage.proxy.connections().iter().filter(|connection| !connection.passive).count();
     assert_eq!((voyage.sent_again(), logins), (0, 1));
+    assert!(begun.elapsed() > Duration::from_secs(4), "no clock of the whole ran out: {:?}", begun.elapsed());
 }
 
 // D4. Mutation: after the reply timed out the file is sent again (`reopen_stream` returns `None`).

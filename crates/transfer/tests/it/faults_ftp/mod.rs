@@ -18,12 +18,13 @@ mod tls;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use model::{Endpoint, FileState, Protocol};
 use testkit::ftp::{FtpProgram, FtpServerOptions};
 use testkit::ftp_sandbox::{Action, Behaviour, FtpServer, NameEvent, NameEventKind, Operation, Security};
@@ -324,9 +325,12 @@ fn resuming(program: FtpProgram) -> FtpServerOptions {
     FtpServerOptions { permissive: program == FtpProgram::Proftpd, ..FtpServerOptions::default() }
 }
 
-/// Works on all of these, so many at a time.
+/// Works on all of these, so many at a time, and tells of every one that fails.
 async fn each<T>(cases: impl IntoIterator<Item = T>, at_once: usize, work: impl AsyncFn(T)) {
-    futures_util::stream::iter(cases).for_each_concurrent(at_once, |case| work(case)).await;
+    let caught = |case| AssertUnwindSafe(work(case)).catch_unwind();
+    let outcomes: Vec<_> = futures_util::stream::iter(cases.into_iter().map(caught)).buffer_unordered(at_once).collect().await;
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    assert_eq!(failed, 0, "of {} cases", outcomes.len());
 }
 
 /// Whether the long form of a test was asked for.
