@@ -225,7 +225,8 @@ async fn six_transfers_pass_where_sessions_must_be_reused_over_one_connection_an
                 run.ferry.tuning.lanes = connections;
                 run.go().await;
                 for key in run.keys.clone() {
-                    assert_eq!(run.delivered(key).grade, Grade::ReadBack, "{}: {key}", partner.name);
+                    let grade = run.delivered(key).grade;
+                    assert!(grade.satisfies(Grade::ReadBack), "{}: {key} {grade}", partner.name);
                 }
                 run.no_temporary_file_is_left();
             }
