@@ -68,7 +68,11 @@ impl FileRun {
         if stored {
             return Ok(());
         }
-        seat.remove(&changed).await?;
+        // Dropped ends, or others in their place: Pure-FTPd makes a trailing space an underscore.
+        let parent = temp.parent().unwrap_or_else(RemotePath::root);
+        for entry in seat.list(&parent, MOST_NAMES).await?.iter().filter(|entry| entry.exact && entry.name.contains(changed.name())) {
+            seat.remove(&parent.join(&entry.name)?).await?;
+        }
         Err(Error::new(ErrorKind::DestNameInvalid, "publish", &self.task.path).because(STORED_OTHERWISE))
     }
 

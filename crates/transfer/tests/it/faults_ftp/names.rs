@@ -98,7 +98,9 @@ async fn odd_names_arrive_byte_for_byte_or_are_refused() {
         let refused = judge(&harbour, program.name());
         println!("{}: refused {refused:#?}", program.name());
         let most = match program {
-            FtpProgram::Vsftpd | FtpProgram::Pyftpdlib => 0,
+            FtpProgram::Vsftpd => 0,
+            // A tilde is its home.
+            FtpProgram::Pyftpdlib => 1,
             FtpProgram::Proftpd | FtpProgram::PureFtpd => 6,
         };
         assert!(refused.len() <= most, "{}: {refused:#?}", program.name());
