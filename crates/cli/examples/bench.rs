@@ -55,8 +55,8 @@ struct Run {
 
 /// The partner's server, and how each contender is told to reach it.
 enum Partner {
-    OpenSsh(Sshd),
-    Ftp(FtpServer),
+    OpenSsh(Box<Sshd>),
+    Ftp(Box<FtpServer>),
 }
 
 impl Partner {
@@ -64,7 +64,7 @@ impl Partner {
         let explicit = FtpSecurity::Explicit { required: true };
         let reuse = FtpServerOptions { security: explicit, require_session_reuse: true, ..FtpServerOptions::default() };
         let (program, options) = match name {
-            "OpenSSH" => return Ok(Self::OpenSsh(Sshd::start(SshdOptions::default()).await?)),
+            "OpenSSH" => return Ok(Self::OpenSsh(Box::new(Sshd::start(SshdOptions::default()).await?))),
             "vsftpd" => (FtpProgram::Vsftpd, FtpServerOptions::default()),
             "ProFTPD" => (FtpProgram::Proftpd, FtpServerOptions::default()),
             "Pure-FTPd" => (FtpProgram::PureFtpd, FtpServerOptions::default()),
@@ -77,7 +77,7 @@ impl Partner {
             "pyftpdlib FTPS" => (FtpProgram::Pyftpdlib, FtpServerOptions { security: explicit, ..FtpServerOptions::default() }),
             other => bail!("there is no server {other:?}; choose from {}", SERVERS.join(", ")),
         };
-        Ok(Self::Ftp(FtpServer::start(program, options).await?))
+        Ok(Self::Ftp(Box::new(FtpServer::start(program, options).await?)))
     }
 
     fn user(&self) -> &str {

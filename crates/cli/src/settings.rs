@@ -136,8 +136,11 @@ fn choices(matches: &ArgMatches) -> Choices {
     Choices { preserve_time: pair("preserve_time", "no_preserve_time"), mkdir: pair("mkdir", "no_mkdir"), flatten: flag("flatten") > named }
 }
 
+/// Whether a flag says something to a protocol.
+type Fits = fn(Protocol) -> bool;
+
 /// Flags that mean something to some protocols only, and to which.
-const PROTOCOL_FLAGS: &[(&str, fn(Protocol) -> bool, &str)] = &[
+const PROTOCOL_FLAGS: &[(&str, Fits, &str)] = &[
     ("identity", is_ssh, "sftp://"),
     ("known-hosts", is_ssh, "sftp://"),
     ("host-key", is_ssh, "sftp://"),

@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     continues: Mutex<Option<bool>>,
     /// Held while one file finds that out, so that the others wait for its answer.
     learning: tokio::sync::Mutex<()>,
+    /// Reading back was refused for good: nobody waits to ask twice any more.
+    reads_refused: AtomicBool,
     /// An error that no other file can escape: a refused login, a lost lease.
     halted: Mutex<Option<Error>>,
     halt: CancellationToken,
@@ -124,6 +126,7 @@ impl Engine {
             offsets: Mutex::new(None),
             continues: Mutex::new(None),
             learning: tokio::sync::Mutex::default(),
+            reads_refused: AtomicBool::new(false),
             halted: Mutex::new(None),
             halt: setup.stop.child_token(),
             interrupted: AtomicBool::new(false),

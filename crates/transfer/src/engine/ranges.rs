@@ -57,7 +57,13 @@ impl FileRun {
         let mut plan = plan;
         if streamed {
             self.check_length(&*lane.writer).await.inspect_err(|e| self.note_loss(&lane.seat, e))?;
-            match self.prove_stream(&*lane.writer, plan.grade).await {
+            let mut proved = self.prove_stream(&*lane.writer, plan.grade).await;
+            if let Err(error) = &proved
+                && self.may_read_after_all(error).await?
+            {
+                proved = self.prove_stream(&*lane.writer, plan.grade).await;
+            }
+            match proved {
                 Ok(count) => proof = count,
                 Err(error) => plan = self.prove_without_reading(&lane.seat, error, resumed)?,
             }

@@ -2,6 +2,7 @@
 //! finding out whether a server lets us, and the proof that follows when the file is whole.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use model::{Grade, Publish, RemotePath};
@@ -352,12 +353,22 @@ impl FileRun {
         Ok(count)
     }
 
+    /// Whether a refused proof is worth a second try, after a moment: a weaker grade must not come of a hiccup.
+    pub(super) async fn may_read_after_all(&self, error: &Error) -> Result<bool> {
+        if error.kind != ErrorKind::DestDenied || !self.readable || self.engine.reads_refused.load(Relaxed) {
+            return Ok(false);
+        }
+        self.engine.pause(self.engine.setup.tuning.backoff.base).await?;
+        Ok(true)
+    }
+
     /// The proof that was planned turned out to be refused, though the file is there: is one without reading good enough?
     pub(super) fn prove_without_reading(&mut self, seat: &Seat, error: Error, resumed: bool) -> Result<Plan> {
         if error.kind != ErrorKind::DestDenied || !self.readable {
             return Err(error);
         }
         self.readable = false;
+        self.engine.reads_refused.store(true, Relaxed);
         let capabilities = self.capabilities(seat);
         self.plan(&capabilities, resumed)
     }

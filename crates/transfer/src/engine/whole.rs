@@ -88,7 +88,13 @@ impl FileRun {
 
         let _verifying = engine.setup.meter.step(Step::Verifying);
         writer.finish().await.inspect_err(|e| self.note_loss(seat, e))?;
-        let proof = match engine.prove(&*writer, plan.grade, 0, &data).await {
+        let mut proof = engine.prove(&*writer, plan.grade, 0, &data).await;
+        if let Err(error) = &proof
+            && self.may_read_after_all(error).await?
+        {
+            proof = engine.prove(&*writer, plan.grade, 0, &data).await;
+        }
+        let proof = match proof {
             Ok(proof) => proof,
             Err(error) => {
                 plan = self.prove_without_reading(seat, error, false)?;

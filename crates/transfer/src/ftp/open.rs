@@ -245,10 +245,11 @@ async fn objection(control: &mut Control, data: &mut Data, upload: bool, bound: 
         biased;
         reply = control.last_reply() => return reply.map(Some),
         // What is downloaded must not be taken from the stream here.
-        read = data.stream.read(&mut first), if upload => match read {
-            Ok(1..) => return Err(Lost::protocol("it sends data while it is sent a file")),
-            Ok(_) | Err(_) => {}
-        },
+        read = data.stream.read(&mut first), if upload => {
+            if let Ok(1..) = read {
+                return Err(Lost::protocol("it sends data while it is sent a file"));
+            }
+        }
         () = tokio::time::sleep(bound) => return Ok(None),
     }
     let _ = data.stream.shutdown().await;

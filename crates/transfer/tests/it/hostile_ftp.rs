@@ -337,7 +337,8 @@ fn no_login(server: &FtpServer, what: &str) {
 #[tokio::test]
 async fn no_name_and_no_password_are_sent_before_the_server_is_proved() {
     let other = clear().await;
-    let wrong: [(&str, fn(&mut FtpConfig, PathBuf)); 2] = [
+    type Change = fn(&mut FtpConfig, PathBuf);
+    let wrong: [(&str, Change); 2] = [
         ("another authority", |config, other| config.tls.ca_files = vec![other]),
         ("another pin", |config, _| config.tls.pins = vec!["SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned()]),
     ];
