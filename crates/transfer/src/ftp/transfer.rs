@@ -42,7 +42,15 @@ pub(super) struct Transfer {
     /// The server's last word, if it came before the end of the data.
     reply: Option<Reply>,
     kept_alive: Option<Instant>,
+    begun: Instant,
+    from: u64,
 }
+
+/// What kernels and a slow server may still hold of a stream when we have handed over its last byte.
+const HELD: u64 = 8 << 20;
+/// The average rate of a stream seems higher than the line by what is held.
+const DOUBT: f64 = 4.0;
+const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 
 /// One step of a data connection.
 enum Step<'a> {
@@ -73,7 +81,14 @@ enum Event {
 impl Transfer {
     /// A transfer that the server has begun, and perhaps ended already with `reply`.
     pub fn new(owner: u64, upload: bool, position: u64, data: Data, reply: Option<Reply>) -> Self {
-        Self { owner, upload, position, busy: false, data, reply, kept_alive: None }
+        Self { owner, upload, position, busy: false, data, reply, kept_alive: None, begun: Instant::now(), from: position }
+    }
+
+    /// How long the rest of a stream may need to get out of the buffers on the way. It is progress that nobody sees.
+    fn drain_time(&self) -> Duration {
+        let sent = self.position.saturating_sub(self.from).max(1);
+        let part = sent.min(HELD) as f64 / sent as f64;
+        self.begun.elapsed().mul_f64(part * DOUBT).min(LONGEST_DRAIN)
     }
 
     /// Waits for a step of the data connection, for a word of the server, or until nothing has happened for `stall`.
@@ -223,6 +238,7 @@ impl Line {
             Event::Data(Err(error)) => return Err(self.broke(error).await),
             event => return Err(self.interrupted(event, stall)),
         }
+        let stall = stall + transfer.drain_time();
         // Until the server's own end has come: with something unread a close would be a reset, and TLS 1.3 always sends
         // something, so that the end of a file was lost with it. The reply alone will do as well.
         let mut scrap = Vec::with_capacity(DRAIN_STEP);
