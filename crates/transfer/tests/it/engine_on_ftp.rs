@@ -282,3 +282,47 @@ async fn a_cut_file_goes_on_where_the_server_has_it() {
 async fn a_cut_file_starts_over_where_the_server_forbids_to_go_on() {
     cut_in_the_middle(FtpProgram::Proftpd, FtpServerOptions::default(), false).await;
 }
+
+/// The servers connect to us: EPRT, or PORT, and nothing passive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn active_mode_delivers_everything() {
+    for security in [FtpSecurity::Clear, FtpSecurity::Explicit { required: true }] {
+        for program in FtpProgram::ALL {
+            let options = FtpServerOptions { security, ..FtpServerOptions::default() };
+            let Some(partner) = FtpPartner::start(program, "active", options).await else { continue };
+            let mut run = Run::new(&partner, "active", vec!["empty", "small/031", "large"], IfExists::Fail);
+            let mut config = config_at(&partner.server, partner.server.address());
+            config.active = true;
+            run.ferry.connector = Arc::new(FtpConnector::new(config).unwrap());
+            run.go().await;
+            for key in run.keys.clone() {
+                assert!(run.delivered(key).grade.satisfies(Grade::ReadBack), "{}: {key}", partner.name);
+            }
+            run.no_temporary_file_is_left();
+        }
+    }
+}
+
+/// Servers that ask for a certificate of ours get it, on data connections too; without it nothing is delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_is_shown_where_one_is_asked_for() {
+    for program in [FtpProgram::Vsftpd, FtpProgram::Proftpd, FtpProgram::Pyftpdlib] {
+        let options = FtpServerOptions {
+            security: FtpSecurity::Explicit { required: true },
+            client_certificate_required: true,
+            ..FtpServerOptions::default()
+        };
+        let Some(partner) = FtpPartner::start(program, "client certificate", options).await else { continue };
+        let mut run = Run::new(&partner, "certified", vec!["small/031", "large"], IfExists::Fail);
+        let refused = run.ferry.run(&run.keys).await;
+        assert!(refused.is_err() || run.kept("large").failed.is_some(), "{}: delivered without a certificate", partner.name);
+        let files = partner.server.certificates().client().unwrap();
+        let mut config = config_at(&partner.server, partner.server.address());
+        config.tls.client_certificate = Some((files.certificate, files.key));
+        run.ferry.connector = Arc::new(FtpConnector::new(config).unwrap());
+        run.go().await;
+        for key in run.keys.clone() {
+            assert!(run.delivered(key).grade.satisfies(Grade::ReadBack), "{}: {key}", partner.name);
+        }
+    }
+}
