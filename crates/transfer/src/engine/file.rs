@@ -333,7 +333,7 @@ impl FileRun {
         let wishes = &self.engine.setup.wishes;
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
         let mode = if wishes.publish == Publish::InPlace && replaces { OpenMode::Truncate } else { OpenMode::CreateNew };
-        let (mut made_directory, mut removed) = (false, false);
+        let (mut made_directory, mut removed, mut again) = (false, false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
             let error = match seat.open(temp, options).await {
@@ -350,8 +350,11 @@ impl FileRun {
                     let staging = wishes.publish == Publish::StagingDir;
                     self.engine.directories.ensure_parent(&**seat, temp, wishes.make_directories || staging, wishes.make_root).await?;
                 }
+                // Opening a stream asks for no right to read. A server that gives one refusal for everything may have meant the
+                // directory, which another file has made meanwhile.
+                ErrorKind::DestDenied if seat.capabilities().is_stream() && !again => again = true,
                 // A drop box that does not let us read: try without, and look at what proof is left.
-                ErrorKind::DestDenied if options.read => {
+                ErrorKind::DestDenied if options.read && !seat.capabilities().is_stream() => {
                     self.readable = false;
                     let without = self.capabilities(seat);
                     self.plan(&without, false)?;
