@@ -71,12 +71,19 @@ impl Session {
             looks.push(Command::word(&arrange));
             // An offset that was never used would make a hole at the beginning of the next file.
             let rest = offset > 0 || line.offset_pending;
-            if rest {
-                line.offset_pending = true;
-                looks.push(Command::word(&format!("REST {offset}")));
+            let restart = Command::word(&format!("REST {offset}"));
+            line.offset_pending |= rest;
+            // A server that is to connect to us answers when it has, and pyftpdlib answers what comes behind before that.
+            let apart = self.shared.config.active;
+            if rest && !apart {
+                looks.push(restart.clone());
             }
             let mut replies = line.ask_all(&looks).await?;
-            let rest = if rest { replies.pop() } else { None };
+            let rest = match rest {
+                true if apart => Some(line.ask(restart).await?),
+                true => replies.pop(),
+                false => None,
+            };
             line.offset_pending &= offset > 0;
             let reply = replies.pop().expect("each command has its reply");
             if let Some(refused) = rest.filter(|reply| !reply.is_intermediate()) {
