@@ -28,7 +28,7 @@ const NOT_SUPPORTED: &str = "this server cannot go on with an interrupted file (
 /// Refusals to go on before the file starts over.
 const REFUSALS: u32 = 2;
 /// The part of a stream that is read back between two notes of how far it came: what a cut costs.
-const READ_BACK_STEP: u64 = 1 << 20;
+const READ_BACK_STEP: u64 = 256 << 10;
 /// These notes are stored so often.
 const READ_BACK_STORED: u64 = 64 << 20;
 /// So many connections may be lost while finding out whether a server goes on with a file.
