@@ -206,6 +206,8 @@ async fn a_flapping_line_gets_there() {
         let (size, every) = (20_000_000, 2_500_000);
         let which = format!("{direction:?} {how:?}");
         let voyage = Voyage::new(able(), &[("large", size)]).await;
+        // A reset takes what nobody has read yet with it: on a line without a limit that is everything each time.
+        voyage.proxy.rate(Direction::ToClient, Some(20_000_000));
         voyage.proxy.on(Scope::Data).rule(direction, Counted::OverAllEvery, every, proxy::Action::Cut(how));
         voyage.run().await.unwrap();
         voyage.assert_delivered(&which);
