@@ -10,7 +10,6 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, Extend
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ServerSessionMemoryCache;
-use sha2::{Digest, Sha256};
 
 use super::behaviour::TlsVersions;
 
@@ -36,8 +35,8 @@ impl Certificate {
         }
         let certificate = CertificateDer::from_pem_file(directory.join(CERTIFICATE)).context("read the sandbox's certificate")?;
         let key = PrivateKeyDer::from_pem_file(directory.join(KEY)).context("read the sandbox's key")?;
-        let digest = data_encoding::BASE64_NOPAD.encode(&Sha256::digest(&certificate));
-        Ok(Self { authority: directory.join(AUTHORITY), fingerprint: format!("SHA256:{digest}"), chain: vec![certificate], key })
+        let fingerprint = crate::certificates::fingerprint(&certificate);
+        Ok(Self { authority: directory.join(AUTHORITY), fingerprint, chain: vec![certificate], key })
     }
 
     /// The settings of one login: of its control connection and of its data connections. Both share one store of

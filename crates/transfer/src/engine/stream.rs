@@ -147,7 +147,8 @@ impl FileRun {
     }
 
     /// Servers hide a full disk behind other words, or silence: a file that two streams could not bring beyond the same
-    /// byte most likely met one, if something was sent in between. Where the line was cut, it must not be the length of a connection that is the same.
+    /// byte most likely met one, if something was sent in between. Where the line was cut, the streams must have begun at
+    /// different bytes, or it may be the connections that are equally long.
     fn suspect_full_disk(&mut self, there: u64) -> Result<()> {
         let Some(kind) = self.last_failure else { return Ok(()) };
         let cut = matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable);

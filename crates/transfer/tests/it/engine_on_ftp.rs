@@ -283,7 +283,8 @@ async fn a_cut_file_starts_over_where_the_server_forbids_to_go_on() {
     cut_in_the_middle(FtpProgram::Proftpd, FtpServerOptions::default(), false).await;
 }
 
-/// The servers connect to us: EPRT, or PORT, and nothing passive.
+/// The servers connect to us: EPRT, or PORT, and nothing passive. vsftpd's log has every command.
+/// Mutation: `prepare` does not look at `config.active`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn active_mode_delivers_everything() {
     for security in [FtpSecurity::Clear, FtpSecurity::Explicit { required: true }] {
@@ -297,6 +298,10 @@ async fn active_mode_delivers_everything() {
             run.go().await;
             for key in run.keys.clone() {
                 assert!(run.delivered(key).grade.satisfies(Grade::ReadBack), "{}: {key}", partner.name);
+            }
+            if program == FtpProgram::Vsftpd {
+                let log = partner.server.log();
+                assert!(log.contains("EPRT") && !log.contains("EPSV") && !log.contains("PASV"), "not active: {log}");
             }
             run.no_temporary_file_is_left();
         }
