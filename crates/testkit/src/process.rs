@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// How long SIGKILL may take to end a process; one in a file system that hangs never ends.
+const KILLED: Duration = Duration::from_secs(5);
+
 /// A running program. Dropping it kills it and everything it started.
 #[derive(Debug)]
 pub struct Process {
@@ -67,12 +70,16 @@ impl Process {
 
     /// SIGKILL to the program alone.
     pub fn kill(&mut self) {
+        // Stopped first, so that nothing is started between the look and the kill.
+        if let Some(pid) = i32::try_from(self.child.id()).ok().filter(|_| self.is_running()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::STOP);
+        }
         self.remember_descendants();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGKILL to everything it started, at whatever depth. Returns how many there were.
+    /// SIGKILL to everything it started, at whatever depth, and waits until it is gone. Returns how many there were.
     pub fn kill_descendants(&mut self) -> usize {
         self.remember_descendants();
         let alive: Vec<Descendant> = self.seen.drain(..).filter(|descendant| begun(descendant.pid) == Some(descendant.begun)).collect();
@@ -81,6 +88,11 @@ impl Process {
                 // Gone in the meantime is as good.
                 let _ = kill_process(pid, Signal::KILL);
             }
+        }
+        // A signal is only on its way: until the process has ended, its sockets still listen.
+        let until = Instant::now() + KILLED;
+        while alive.iter().any(|descendant| begun(descendant.pid) == Some(descendant.begun)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
         }
         alive.len()
     }
