@@ -278,7 +278,8 @@ async fn settle_terms(
     if tls.is_some() {
         batch.extend([Command::word("PBSZ 0"), Command::word("PROT P")]);
     }
-    batch.extend([Command::word("FEAT"), Command::word("TYPE I"), Command::word("PWD"), Command::word("SITE HELP")]);
+    // PWD comes last: no other command is answered with 257, so that this answer shows whether each had exactly one.
+    batch.extend([Command::word("FEAT"), Command::word("TYPE I"), Command::word("SITE HELP"), Command::word("PWD")]);
     let together = shared.together();
     let bound = if together { config.connect_timeout / BATCH_SHARE } else { config.connect_timeout };
     let mut replies = match control.ask_all(&batch, together, bound).await {
@@ -304,16 +305,16 @@ async fn settle_terms(
         let refused = Error::new(ErrorKind::DestProtocol, OPERATION, shared.server());
         return Err(refused.because(format!("it refuses binary transfers (TYPE I): {binary}")).into());
     }
-    let home = working_directory(&next());
-    let help = next();
-    features.site_help(&help);
+    features.site_help(&next());
+    let directory = next();
+    let home = working_directory(&directory);
 
     // One command alone tells the time of a round trip.
     let started = Instant::now();
     let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
     let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
-    if help.code == 257 || answer.code == 214 {
-        // That is PWD's, or SITE HELP's: the batch had one answer too many, and from here on each would be taken for the next one.
+    if directory.code == 214 || (directory.code != 257 && answer.code == 257) {
+        // SITE HELP's, and PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
         return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
     }
     let round_trip = started.elapsed();
