@@ -15,7 +15,34 @@ pub fn crc64(data: &[u8]) -> Crc64 {
 
 /// CRC-64/NVME of two neighbouring stretches from the CRC of each.
 pub fn combine(first: Crc64, second: Crc64, second_length: u64) -> Crc64 {
-    Crc64(crc_fast::checksum_combine(Crc64Nvme, first.0, second.0, second_length))
+    // The first stretch is followed by so many zero bits: its CRC is multiplied by that power of x.
+    let (mut shift, mut power, mut rest) = (ONE, X_TO_THE_8, second_length);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            shift = multiply(shift, power);
+        }
+        power = multiply(power, power);
+        rest >>= 1;
+    }
+    Crc64(multiply(shift, first.0) ^ second.0)
+}
+
+/// The polynomial of CRC-64/NVME, and two others modulo it; the highest bit is the lowest power of x.
+const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
+const ONE: u64 = 1 << 63;
+const X_TO_THE_8: u64 = 1 << 55;
+
+/// The product of two polynomials. Of a range of some MiB a combination takes microseconds this way; the matrices of
+/// the crate take a hundred times as long, which was 4 % of a whole copy.
+fn multiply(a: u64, mut b: u64) -> u64 {
+    let mut product = 0;
+    for bit in (0..64).rev() {
+        if a >> bit & 1 == 1 {
+            product ^= b;
+        }
+        b = if b & 1 == 1 { b >> 1 ^ POLYNOMIAL } else { b >> 1 };
+    }
+    product
 }
 
 /// The ordered digests of a stream, and how far they have come.
@@ -117,5 +144,10 @@ mod tests {
         let (a, b) = (b"hello, ".as_slice(), b"world".as_slice());
         assert_eq!(combine(crc64(a), crc64(b), b.len() as u64), crc64(b"hello, world"));
         assert_eq!(combine(crc64(b""), crc64(b), b.len() as u64), crc64(b));
+        assert_eq!(combine(crc64(a), crc64(b""), 0), crc64(a));
+        for length in [1, 2, 255, 4096, 4_194_304, 104_857_601, u64::MAX >> 4] {
+            let (first, second) = (crc64(&length.to_le_bytes()), crc64(&(length ^ 7).to_be_bytes()));
+            assert_eq!(combine(first, second, length).0, crc_fast::checksum_combine(Crc64Nvme, first.0, second.0, length), "{length}");
+        }
     }
 }
