@@ -5,7 +5,7 @@
 //! password on the machine, and a limit on logins needs PAM: for both use `crate::sftp`.
 
 use std::fs::Permissions;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,6 +69,7 @@ pub struct SshdOptions {
     pub own_account: bool,
     /// No SFTP at all, only the login.
     pub without_sftp: bool,
+    pub address: IpAddr,
     /// Further lines of sshd_config, before the others: the first value of a setting counts.
     pub configuration: Vec<String>,
 }
@@ -90,6 +91,7 @@ impl Default for SshdOptions {
             write_only: false,
             own_account: false,
             without_sftp: false,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             configuration: Vec::new(),
         }
     }
@@ -128,7 +130,7 @@ struct Account {
 pub struct Sshd {
     process: Process,
     home: TempDir,
-    port: u16,
+    address: SocketAddr,
     user: String,
     directory: PathBuf,
     host_keys: Vec<PublicKey>,
@@ -169,10 +171,11 @@ impl Sshd {
         let mut last = anyhow::anyhow!("no port was tried");
         for _ in 0..5 {
             let port = free_port()?;
-            let configuration = configuration(home.path(), &directory, port, &options);
+            let address = SocketAddr::new(options.address, port);
+            let configuration = configuration(home.path(), &directory, address, &options);
             std::fs::write(home.path().join("sshd_config"), configuration)?;
-            match launch(home.path(), port).await {
-                Ok(process) => return Ok(Self { process, home, port, user: account.name, directory, host_keys }),
+            match launch(home.path(), address).await {
+                Ok(process) => return Ok(Self { process, home, address, user: account.name, directory, host_keys }),
                 // Somebody else may have taken the port in between; anything else will fail again and be told.
                 Err(error) => last = error,
             }
@@ -181,7 +184,7 @@ impl Sshd {
     }
 
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        self.address
     }
 
     pub fn user(&self) -> &str {
@@ -215,13 +218,24 @@ impl Sshd {
 
     /// Lines for a known_hosts file, one for each host key.
     pub fn known_hosts_lines(&self) -> Vec<String> {
-        self.host_keys.iter().filter_map(|key| Some(format!("[127.0.0.1]:{} {}", self.port, key.to_openssh().ok()?))).collect()
+        let (host, port) = (self.address.ip(), self.address.port());
+        self.host_keys.iter().filter_map(|key| Some(format!("[{host}]:{port} {}", key.to_openssh().ok()?))).collect()
+    }
+
+    /// The first host key, without a name before it.
+    pub fn host_key_line(&self) -> String {
+        self.host_keys.first().and_then(|key| key.to_openssh().ok()).unwrap_or_default()
+    }
+
+    /// The listener; sessions are its descendants.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The line that trusts the host's certificate (`SshdOptions::host_certificate`).
     pub fn certificate_authority_line(&self) -> anyhow::Result<String> {
         let key = std::fs::read_to_string(self.home.path().join("authority.pub"))?;
-        Ok(format!("@cert-authority [127.0.0.1]:{} {}", self.port, key.trim()))
+        Ok(format!("@cert-authority [{}]:{} {}", self.address.ip(), self.address.port(), key.trim()))
     }
 
     /// What sshd has logged.
@@ -258,7 +272,7 @@ impl Sshd {
     /// Starts again on the same port with the same keys. The server must have been killed.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         ensure!(!self.process.is_running(), "sshd is still running");
-        self.process = launch(self.home.path(), self.port).await?;
+        self.process = launch(self.home.path(), self.address).await?;
         Ok(())
     }
 }
@@ -271,13 +285,12 @@ impl Drop for Sshd {
     }
 }
 
-async fn launch(home: &Path, port: u16) -> anyhow::Result<Process> {
+async fn launch(home: &Path, address: SocketAddr) -> anyhow::Result<Process> {
     let mut command = Command::new(SSHD);
     command.arg("-D").arg("-e").arg("-f").arg(home.join("sshd_config"));
     let mut process = Process::spawn(&mut command, &home.join("log"))?;
     process.wait_until(Duration::from_secs(10), |process| process.log().contains("Server listening").then_some(())).await?;
     // The log may be that of an earlier start.
-    let address = (Ipv4Addr::LOCALHOST, port);
     process.wait_until(Duration::from_secs(10), |_| TcpStream::connect(address).ok().map(drop)).await?;
     ensure!(process.is_running(), "sshd ended; its log: {}", process.log());
     Ok(process)
@@ -333,7 +346,7 @@ fn keygen(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn configuration(home: &Path, directory: &Path, port: u16, options: &SshdOptions) -> String {
+fn configuration(home: &Path, directory: &Path, address: SocketAddr, options: &SshdOptions) -> String {
     let home = home.display();
     let mut lines = options.configuration.clone();
     for kind in &options.host_keys {
@@ -355,8 +368,8 @@ fn configuration(home: &Path, directory: &Path, port: u16, options: &SshdOptions
         None => format!("internal-sftp {server}"),
     };
     lines.extend([
-        format!("Port {port}"),
-        "ListenAddress 127.0.0.1".to_owned(),
+        format!("Port {}", address.port()),
+        format!("ListenAddress {}", address.ip()),
         format!("AuthorizedKeysFile {home}/authorized_keys"),
         format!("MaxStartups {}", options.max_startups),
     ]);

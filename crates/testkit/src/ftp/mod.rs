@@ -158,7 +158,8 @@ impl FtpServer {
         };
         account.give(&root)?;
         let (certificates, certificate) = certificates(&options, &account)?;
-        let host = if options.ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let loopback = if options.ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let host = options.address.unwrap_or(loopback);
         let mut last = anyhow::anyhow!("no port was tried");
         for _ in 0..3 {
             let ports = PortBlock::claim(host)?;
@@ -205,6 +206,11 @@ impl FtpServer {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The program that was started; sessions are its descendants.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Ports of data connections.

@@ -1,5 +1,6 @@
 //! What an FTP server of the tests is asked to be, and the set-ups on which the contract suite runs.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub struct FtpServerOptions {
     pub client_certificate_required: bool,
     /// Listens on `::1` instead of 127.0.0.1.
     pub ipv6: bool,
+    /// Listens here instead; of no use with `ipv6`.
+    pub address: Option<IpAddr>,
     /// What ProFTPD forbids unless told otherwise: overwriting, and resuming an upload. The others always allow it.
     pub permissive: bool,
     /// Sessions from one address.

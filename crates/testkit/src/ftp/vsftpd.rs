@@ -40,10 +40,11 @@ fn configuration(site: &Site<'_>, options: &FtpServerOptions, passwords: &Path) 
         format!("dirlist_enable={}", yes(!options.write_only)),
         format!("max_per_ip={}", options.max_per_ip.unwrap_or(0)),
     ];
+    let listen = format!("listen_address={}", site.address.ip());
     lines.extend(if options.ipv6 {
         ["listen=NO", "listen_ipv6=YES", "listen_address6=::1"].map(str::to_owned)
     } else {
-        ["listen=YES", "listen_ipv6=NO", "listen_address=127.0.0.1"].map(str::to_owned)
+        ["listen=YES", "listen_ipv6=NO", &listen].map(str::to_owned)
     });
     let denied = [(options.no_rename, "RNFR,RNTO"), (options.no_size, "SIZE")];
     let denied: Vec<&str> = denied.into_iter().filter_map(|(on, commands)| on.then_some(commands)).collect();
