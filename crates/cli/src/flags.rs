@@ -70,6 +70,15 @@ pub struct ServerArgs {
     pub active: bool,
     #[arg(long, value_name = "ADDRESS", help = "Local address to connect from")]
     pub bind: Option<IpAddr>,
+    /// Reach the server through socks5://, socks5h:// or http:// [USER[:PASS]@]HOST:PORT; off for none
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Where the proxy's password is: env:NAME, file:PATH or prompt
+    #[arg(long, value_name = "REF")]
+    pub proxy_password_from: Option<String>,
+    /// SSH: log in at these hosts on the way, nearest first: [USER@]HOST[:PORT],…; none for no host
+    #[arg(long, value_name = "HOSTS")]
+    pub jump: Option<String>,
     /// Longest wait for a connection and login [default: 20s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub connect_timeout: Option<Duration>,

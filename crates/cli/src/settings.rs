@@ -7,7 +7,7 @@ use app::spec::Mkdir;
 use app::{CopySpec, Options, S3Settings, ServerSettings, TlsMinimum};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
-use model::{ByteCount, Credential, Location, NameTemplate, Protocol, Thresholds};
+use model::{ByteCount, Credential, Location, NameTemplate, Protocol, ProxyAddress, Thresholds};
 use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
@@ -76,6 +76,11 @@ fn check(command: &clap::Command, config: &Config) -> Result<(), ConfigError> {
             && let Some(Err(error)) = setting.values.first().map(|text| text.parse::<Reference>())
         {
             return Err(fail(format!("{}: {error}", setting.key)));
+        }
+        if setting.long == "proxy"
+            && let Some(Err(trouble)) = setting.values.first().map(|text| proxy(text))
+        {
+            return Err(fail(format!("{}: {}", setting.key, trouble.what)));
         }
         let flags = setting.values.iter().map(|value| format!("--{}={value}", setting.long));
         let line = ["copy", "source", "destination"].into_iter().map(str::to_owned).chain(flags);
@@ -151,6 +156,7 @@ const PROTOCOL_FLAGS: &[(&str, Fits, &str)] = &[
     ("client-cert", Protocol::has_tls, "ftpes:// and ftps://"),
     ("client-key", Protocol::has_tls, "ftpes:// and ftps://"),
     ("active", Protocol::is_ftp, "ftp://, ftpes:// and ftps://"),
+    ("jump", is_ssh, "sftp://"),
 ];
 
 fn is_ssh(protocol: Protocol) -> bool {
@@ -182,6 +188,12 @@ impl Request {
         }
         let Location::Server { endpoint, .. } = locate(url)? else { return Ok(()) };
         let protocol = endpoint.protocol;
+        if protocol.is_ftp() && server.active && server.proxy.as_deref().is_some_and(|text| !matches!(text.trim(), "" | "off" | "none")) {
+            return Err(Trouble::usage(
+                "--active and --proxy do not go together: in active mode the server connects to us, and a proxy only connects outwards",
+                "leave one of them out; `--proxy off` switches off one of the configuration",
+            ));
+        }
         match PROTOCOL_FLAGS.iter().find(|(long, fits, _)| self.typed.contains(long) && !fits(protocol)) {
             Some((long, _, others)) => Err(Trouble::usage(
                 format!("--{long} does not fit {protocol}://: it is for {others}"),
@@ -204,11 +216,30 @@ pub fn s3(args: &StoreArgs) -> S3Settings {
     }
 }
 
-pub fn server(args: &ServerArgs, environment: &Environment) -> ServerSettings {
+/// The proxy and the password in its URL. What was given is not repeated: a password may be in it.
+fn proxy(text: &str) -> Result<(Option<ProxyAddress>, Option<Credential>), Trouble> {
+    if matches!(text.trim(), "" | "off" | "none") {
+        return Ok((None, None));
+    }
+    match ProxyAddress::parse(text) {
+        Ok((address, password)) => Ok((Some(address), password)),
+        Err(error) => Err(Trouble::usage(format!("--proxy: {error}"), "see docs/guide/roads-and-logins.md")),
+    }
+}
+
+pub fn server(args: &ServerArgs, environment: &Environment) -> Result<ServerSettings, Trouble> {
+    let (proxy, proxy_password) = args.proxy.as_deref().map_or(Ok((None, None)), proxy)?;
+    if let Some(Err(error)) = args.proxy_password_from.as_ref().map(|text| text.parse::<Reference>()) {
+        return Err(Trouble::usage(format!("--proxy-password-from: {error}"), "write env:NAME or file:PATH"));
+    }
     let files = |paths: &[PathBuf]| paths.iter().map(|path| environment.expand(path)).collect();
-    ServerSettings {
+    Ok(ServerSettings {
         password_from: args.password_from.clone(),
         bind: args.bind,
+        proxy,
+        proxy_password_from: args.proxy_password_from.clone(),
+        proxy_password,
+        jump: args.jump.clone(),
         identities: files(&args.identity),
         known_hosts: files(&args.known_hosts),
         host_keys: args.host_key.clone(),
@@ -219,7 +250,7 @@ pub fn server(args: &ServerArgs, environment: &Environment) -> ServerSettings {
         client_cert: args.client_cert.as_ref().map(|path| environment.expand(path)),
         client_key: args.client_key.as_ref().map(|path| environment.expand(path)),
         active: args.active,
-    }
+    })
 }
 
 fn server_options(options: &mut Options, args: &ServerArgs) {
@@ -354,7 +385,8 @@ pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environ
     }
     let mut options = Options::default();
     server_options(&mut options, server);
-    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), server: self::server(server, environment), options })
+    let server = self::server(server, environment)?;
+    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), server, options })
 }
 
 pub fn locate(url: &str) -> Result<Location, Trouble> {

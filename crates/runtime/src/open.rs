@@ -8,6 +8,7 @@ use app::{CopySpec, Options, S3Settings, ServerSettings};
 use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
 use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
+use transfer::road::Proxy;
 use transfer::s3::{CustomerKey, S3Config, S3Source};
 use transfer::sftp::{self, SftpConnector};
 use transfer::{Connector, Source};
@@ -105,8 +106,9 @@ pub fn destination(
                 let (config, credential) = crate::ftp::config(endpoint, server, options, password, login, place)?;
                 (Arc::new(FtpConnector::new(config)?), credential)
             } else {
-                let credential = ssh_fingerprint(&endpoint, server, password.as_ref(), place);
-                (Arc::new(SftpConnector::new(ssh_config(&endpoint, server, options, password, place)?)), credential)
+                let config = ssh_config(&endpoint, server, options, password.clone(), login, place)?;
+                let credential = ssh_fingerprint(&endpoint, server, &config, password.as_ref(), place);
+                (Arc::new(SftpConnector::new(config)), credential)
             };
             let endpoint = connector.endpoint().clone();
             Ok(DestinationSide { key: destination_key(&endpoint), connector, endpoint, path, directory, credential })
@@ -133,6 +135,7 @@ fn ssh_config(
     server: &ServerSettings,
     options: &Options,
     password: Option<Credential>,
+    login: Login,
     place: &Place,
 ) -> Result<sftp::SftpConfig, Failure> {
     let overrides = sftp::SftpOverrides {
@@ -143,6 +146,8 @@ fn ssh_config(
         connect_timeout: Some(options.connect_timeout),
         stall_timeout: Some(options.stall_timeout),
         bind: server.bind,
+        proxy: proxy(server, login, place)?,
+        jump: server.jump.clone(),
         algorithms: if server.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
         prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
         ..sftp::SftpOverrides::default()
@@ -153,6 +158,20 @@ fn ssh_config(
         _ => None,
     };
     Ok(sftp::resolve(endpoint, overrides, Some(&place.home), &environment)?)
+}
+
+/// The proxy of the settings with its password. A person is asked where a user is named and nothing else is.
+pub fn proxy(server: &ServerSettings, login: Login, place: &Place) -> Result<Option<Proxy>, Failure> {
+    let Some(address) = server.proxy.clone() else { return Ok(None) };
+    let what = format!("the proxy {address}");
+    let password = match (&server.proxy_password_from, &server.proxy_password, &address.user) {
+        _ if login == Login::Never => None,
+        (Some(reference), _, _) => Some(crate::secret(reference, &what, place)?),
+        (None, Some(password), _) => Some(password.clone()),
+        (None, None, Some(_)) => place.prompt.as_ref().and_then(|ask| ask(&format!("Password for {what}: "))),
+        (None, None, None) => None,
+    };
+    Ok(Some(Proxy { address, password }))
 }
 
 /// Source, destination and how names are made, together.
@@ -183,10 +202,17 @@ pub fn parse(url: &str) -> Result<Location, Failure> {
     })
 }
 
-fn ssh_fingerprint(endpoint: &Endpoint, server: &ServerSettings, password: Option<&Credential>, place: &Place) -> String {
+fn ssh_fingerprint(
+    endpoint: &Endpoint,
+    server: &ServerSettings,
+    config: &sftp::SftpConfig,
+    password: Option<&Credential>,
+    place: &Place,
+) -> String {
     let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| place.home.join(".ssh").join(name));
     let keys: &[PathBuf] = if server.identities.is_empty() { &defaults } else { &server.identities };
-    fingerprint(endpoint, &keys.iter().map(PathBuf::as_path).collect::<Vec<_>>(), password)
+    let on_the_way = config.jumps.iter().flat_map(|hop| &hop.identities).map(|identity| identity.path.as_path());
+    fingerprint(endpoint, &keys.iter().map(PathBuf::as_path).chain(on_the_way).collect::<Vec<_>>(), password)
 }
 
 /// A value that differs when another credential would be used. Slow to compute on purpose: it is stored, and a

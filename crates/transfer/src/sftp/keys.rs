@@ -51,10 +51,7 @@ impl KeyFile {
             Some(key) => Some(key.public_key().clone()),
             None => read_text(&beside(".pub")).ok().flatten().and_then(|text| PublicKey::from_openssh(text.trim()).ok()),
         };
-        let certificate = match read_text(&beside("-cert.pub"))? {
-            Some(text) => Some(Certificate::from_openssh(text.trim()).map_err(|error| format!("its certificate cannot be read: {error}"))?),
-            None => None,
-        };
+        let certificate = read_certificate(&beside("-cert.pub")).map_err(|why| format!("its certificate cannot be read: {why}"))?;
         // A certificate for another key would only waste an attempt.
         let certificate = certificate.filter(|c| public.as_ref().is_none_or(|p| p.key_data() == c.public_key()));
         Ok(Some(Self {
@@ -76,6 +73,12 @@ impl KeyFile {
             false => format!("it cannot be read: {error}"),
         })
     }
+}
+
+/// `Ok(None)` when there is no such file. Blocking.
+pub(super) fn read_certificate(path: &Path) -> Result<Option<Certificate>, String> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    Certificate::from_openssh(text.trim()).map(Some).map_err(|error| error.to_string())
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, String> {
