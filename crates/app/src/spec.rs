@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{Algorithm, ByteCount, Credential, IfExists, NameTemplate, ProxyAddress, Publish, Rate, TempName, Thresholds, Verify};
+use model::{Algorithm, Bandwidth, ByteCount, Credential, IfExists, NameTemplate, ProxyAddress, Publish, TempName, Thresholds, Verify};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct S3Settings {
     pub no_sign_request: bool,
     /// Reference to a base64 SSE-C key, `env:NAME` or `file:PATH`.
     pub sse_customer_key_from: Option<String>,
+    /// Reference to an access key, `rclone:NAME#secret_access_key#FILE`, instead of the chain of AWS.
+    pub access_key_from: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,10 @@ pub struct ServerSettings {
     /// `[USER@]HOST[:PORT],…` or `none`, instead of what ssh_config says.
     pub jump: Option<String>,
     pub identities: Vec<PathBuf>,
+    /// Reference to a private key that is in no file of its own.
+    pub key_from: Option<String>,
+    /// Reference to the passphrase of the keys above.
+    pub key_passphrase_from: Option<String>,
     pub known_hosts: Vec<PathBuf>,
     /// `SHA256:…`
     pub host_keys: Vec<String>,
@@ -93,7 +99,7 @@ pub struct Options {
     pub lanes: u32,
     pub chunk_size: ByteCount,
     pub buffer: ByteCount,
-    pub bwlimit: Rate,
+    pub bwlimit: Bandwidth,
     pub retries: u32,
     pub include: Vec<String>,
     pub exclude: Vec<String>,
@@ -139,7 +145,7 @@ impl Default for Options {
             lanes: 16,
             chunk_size: ByteCount::mib(10),
             buffer: ByteCount::mib(32),
-            bwlimit: Rate(None),
+            bwlimit: Bandwidth::default(),
             retries: 3,
             include: Vec::new(),
             exclude: Vec::new(),

@@ -1,6 +1,7 @@
 //! The nouns of FileFerry: ids, names, sizes, digests, policies, error classes, receipts.
 //! No I/O and no clock; every other crate may use this one and it uses none of them.
 
+mod bandwidth;
 mod class;
 mod digest;
 mod id;
@@ -13,6 +14,7 @@ pub mod receipt;
 mod size;
 mod state;
 
+pub use bandwidth::Bandwidth;
 pub use class::{ErrorClass, Nature, ParseClassError};
 pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};

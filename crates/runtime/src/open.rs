@@ -9,10 +9,11 @@ use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
 use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
 use transfer::road::Proxy;
-use transfer::s3::{CustomerKey, S3Config, S3Source};
+use transfer::s3::{AccessKey, CustomerKey, S3Config, S3Source};
 use transfer::sftp::{self, SftpConnector};
 use transfer::{Connector, Source};
 
+use crate::rclone::SecretPlace;
 use crate::{Failure, Place};
 
 /// What `copy` writes to, as messages name it.
@@ -50,6 +51,7 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
                 path_style: settings.path_style,
                 request_payer: settings.request_payer,
                 anonymous: settings.no_sign_request,
+                access_key: settings.access_key_from.as_deref().map(access_key).transpose()?,
                 customer_key: settings.sse_customer_key_from.as_deref().map(|reference| customer_key(reference, place)).transpose()?,
                 stall_timeout: options.stall_timeout,
                 ..S3Config::new(bucket)
@@ -71,6 +73,12 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
         }
         Location::Server { .. } => Err(Failure::usage(format!("{url} cannot be a source; copy reads from s3:// and file://"))),
     }
+}
+
+fn access_key(reference: &str) -> Result<AccessKey, Failure> {
+    let place = reference.strip_prefix("rclone:").and_then(SecretPlace::parse);
+    let place = place.ok_or_else(|| Failure::usage("the reference to the access key cannot be read".to_owned()))?;
+    place.access_key().map_err(|why| Failure::of(ErrorClass::SourceDenied, why))
 }
 
 fn customer_key(reference: &str, place: &Place) -> Result<CustomerKey, Failure> {
@@ -138,8 +146,20 @@ fn ssh_config(
     login: Login,
     place: &Place,
 ) -> Result<sftp::SftpConfig, Failure> {
+    let fetch = |reference: &Option<String>, what: &str| match reference {
+        Some(reference) if login == Login::Now => crate::secret(reference, what, place).map(Some),
+        _ => Ok(None),
+    };
+    let passphrase = fetch(&server.key_passphrase_from, "the private key")?;
+    let identity = |path: &PathBuf| sftp::Identity { path: path.clone(), passphrase: passphrase.clone(), named: true };
+    let inline = fetch(&server.key_from, "the private key")?.map(|text| sftp::InlineKey {
+        name: "of rclone.conf".to_owned(),
+        text,
+        passphrase: passphrase.clone(),
+    });
     let overrides = sftp::SftpOverrides {
-        identities: server.identities.iter().map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true }).collect(),
+        identities: server.identities.iter().map(identity).collect(),
+        inline_keys: inline.into_iter().collect(),
         known_hosts: server.known_hosts.clone(),
         host_key_pins: server.host_keys.clone(),
         password,

@@ -224,6 +224,7 @@ fn passwords_are_read_in_few_places() {
     let allowed = [
         "runtime/src/open.rs",
         "runtime/src/secret.rs",
+        "runtime/src/rclone/mod.rs",
         "transfer/src/sftp/auth.rs",
         "transfer/src/sftp/keys.rs",
         "transfer/src/ftp/connect.rs",

@@ -197,8 +197,10 @@ impl Login<'_> {
 
     async fn gather(&mut self) -> VecDeque<Candidate> {
         let (identities, named) = (self.config.identities.clone(), self.config.certificates.clone());
+        let inline = self.config.inline_keys.clone();
         let read = move || {
-            let files: Vec<_> = identities.iter().map(|identity| (identity.clone(), KeyFile::read(identity))).collect();
+            let files = identities.iter().map(|identity| (identity.clone(), KeyFile::read(identity)));
+            let files: Vec<_> = inline.iter().map(KeyFile::inline).chain(files).collect();
             let certificates: Vec<_> = named.into_iter().map(|path| (read_certificate(&path), path)).collect();
             (files, certificates)
         };

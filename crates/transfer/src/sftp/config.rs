@@ -36,6 +36,15 @@ pub struct Identity {
     pub named: bool,
 }
 
+/// A private key that is in no file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlineKey {
+    /// Where it stands, for messages.
+    pub name: String,
+    pub text: Secret,
+    pub passphrase: Option<Secret>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Algorithms {
     #[default]
@@ -55,6 +64,8 @@ pub struct SftpConfig {
     pub host_key_alias: Option<String>,
     /// Tried in this order, before the agent's.
     pub identities: Vec<Identity>,
+    /// Tried before those.
+    pub inline_keys: Vec<InlineKey>,
     /// The agent may sign for `identities`, and offers no others.
     pub identities_only: bool,
     pub password: Option<Secret>,
@@ -95,6 +106,7 @@ impl SftpConfig {
             address: None,
             host_key_alias: None,
             identities: Vec::new(),
+            inline_keys: Vec::new(),
             identities_only: false,
             password: None,
             use_agent: false,
@@ -156,6 +168,8 @@ impl SftpConfig {
 pub struct SftpOverrides {
     /// Keys to use instead of those of ssh_config and the defaults.
     pub identities: Vec<Identity>,
+    /// Keys to use before any file; where only they are given, no file is looked for.
+    pub inline_keys: Vec<InlineKey>,
     /// Files to read instead of the usual ones.
     pub known_hosts: Vec<PathBuf>,
     pub host_key_pins: Vec<String>,
@@ -226,9 +240,12 @@ pub(super) fn resolve_one(
     let tokens = Tokens { host: &host, original: &endpoint.host, port, user: &user, local_user: local_user.as_deref(), home };
 
     config.jump_host = overrides.for_jump_host;
+    let own_keys = !settings.identity_files.is_empty();
     // A key named by a flag is the server's; a host on the way has its own where ssh_config names one.
-    let given = if config.jump_host && !settings.identity_files.is_empty() { Vec::new() } else { overrides.identities };
-    config.identities = identities(given, &settings, &tokens, home)?;
+    let leave = config.jump_host && own_keys;
+    let (given, inline) = if leave { (Vec::new(), Vec::new()) } else { (overrides.identities, overrides.inline_keys) };
+    config.identities = if given.is_empty() && !inline.is_empty() { Vec::new() } else { identities(given, &settings, &tokens, home)? };
+    config.inline_keys = inline;
     config.identities_only = settings.identities_only.unwrap_or(false);
     config.certificates = settings.certificate_files.iter().map(|text| Ok(PathBuf::from(tokens.expand(text)?))).collect::<Result<_>>()?;
     config.known_hosts = known_hosts(overrides.known_hosts, &settings, &tokens, home)?;

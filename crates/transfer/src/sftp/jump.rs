@@ -17,6 +17,11 @@ pub(super) struct JumpSetting {
     pub from: &'static str,
 }
 
+/// Whether `--jump` can be understood.
+pub fn check_jump(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
 /// `[USER@]HOST[:PORT]` or `ssh://[USER@]HOST[:PORT]`, comma between them; `none` is nobody.
 fn parse(text: &str) -> Result<Vec<Endpoint>, String> {
     if text.trim().eq_ignore_ascii_case("none") {
@@ -24,7 +29,10 @@ fn parse(text: &str) -> Result<Vec<Endpoint>, String> {
     }
     let mut hosts = Vec::new();
     for part in text.split(',') {
-        let wrong = |what: &str| format!("{:?} {what}; a jump host is [USER@]HOST[:PORT], and a comma stands between two", part.trim());
+        // What has a colon before its host may hold a password, and is not repeated.
+        let shown =
+            if part.split('@').next().is_some_and(|user| part.contains('@') && user.contains(':')) { "one of them" } else { part.trim() };
+        let wrong = |what: &str| format!("{shown:?} {what}; a jump host is [USER@]HOST[:PORT], and a comma stands between two");
         let address = part.trim();
         let address = address.strip_prefix("ssh://").unwrap_or(address);
         let (user, address) = match address.rsplit_once('@') {
@@ -72,8 +80,7 @@ pub(super) fn resolve(
     let mut setting = setting.cloned();
     let mut server = config.clone();
     while let Some(JumpSetting { text, from }) = setting.take() {
-        let wrong =
-            |why: String| Error::new(ErrorKind::DestUnreachable, "read", Subject::Setting(from.to_owned())).because(why).exhausted();
+        let wrong = |why: String| Error::new(ErrorKind::DestAuth, "read", Subject::Setting(from.to_owned())).because(why);
         let hosts = parse(&text).map_err(wrong)?;
         let mut found = Vec::new();
         for (index, endpoint) in hosts.iter().enumerate() {
@@ -171,11 +178,13 @@ mod tests {
             ("a,,b", "no host"),
             ("-oProxyCommand=x", "no host"),
             ("u:secret@h", "password never"),
+            ("ssh://u:secret@h", "password never"),
             ("h:0", "65535"),
             ("[::1", "bracket"),
             ("[::1]x", "bracket"),
         ] {
-            assert!(parse(text).unwrap_err().contains(word), "{text}: {:?}", parse(text));
+            let said = parse(text).unwrap_err();
+            assert!(said.contains(word) && !said.contains("secret"), "{text}: {said}");
         }
         assert!(parse(&["h"; 9].join(",")).unwrap_err().contains("more than 8"));
     }

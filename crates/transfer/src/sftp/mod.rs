@@ -18,10 +18,11 @@ mod way;
 mod wire;
 mod writer;
 
-pub use config::{AddressFamily, Algorithms, Identity, Prompt, Secret, SftpConfig, SftpOverrides, resolve};
+pub use config::{AddressFamily, Algorithms, Identity, InlineKey, Prompt, Secret, SftpConfig, SftpOverrides, resolve};
 pub use connect::{ClientHandler, Opened, open_session};
 pub use connection::{SftpConnection, SftpConnector};
 pub use error::StatusError;
+pub use jump::check_jump;
 pub use ssh_config::{Asked, HostSettings, lookup};
 pub use trust::{Expected, Refusal, RefusalReason};
 pub use way::Socket;
