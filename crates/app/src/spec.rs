@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{Algorithm, ByteCount, IfExists, NameTemplate, Publish, Rate, TempName, Thresholds, Verify};
+use model::{Algorithm, Bandwidth, ByteCount, Credential, IfExists, NameTemplate, ProxyAddress, Publish, TempName, Thresholds, Verify};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct S3Settings {
     pub no_sign_request: bool,
     /// Reference to a base64 SSE-C key, `env:NAME` or `file:PATH`.
     pub sse_customer_key_from: Option<String>,
+    /// Reference to an access key, `rclone:NAME#secret_access_key#FILE`, instead of the chain of AWS.
+    pub access_key_from: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,9 +42,22 @@ pub struct ServerSettings {
     /// `env:NAME`, `file:PATH` or `prompt`.
     pub password_from: Option<String>,
     pub bind: Option<std::net::IpAddr>,
+    /// Without its password.
+    pub proxy: Option<ProxyAddress>,
+    /// `env:NAME`, `file:PATH` or `prompt`.
+    pub proxy_password_from: Option<String>,
+    /// From the proxy's URL, for this process only.
+    #[serde(skip)]
+    pub proxy_password: Option<Credential>,
 
     // SSH.
+    /// `[USER@]HOST[:PORT],…` or `none`, instead of what ssh_config says.
+    pub jump: Option<String>,
     pub identities: Vec<PathBuf>,
+    /// Reference to a private key that is in no file of its own.
+    pub key_from: Option<String>,
+    /// Reference to the passphrase of the keys above.
+    pub key_passphrase_from: Option<String>,
     pub known_hosts: Vec<PathBuf>,
     /// `SHA256:…`
     pub host_keys: Vec<String>,
@@ -84,7 +99,7 @@ pub struct Options {
     pub lanes: u32,
     pub chunk_size: ByteCount,
     pub buffer: ByteCount,
-    pub bwlimit: Rate,
+    pub bwlimit: Bandwidth,
     pub retries: u32,
     pub include: Vec<String>,
     pub exclude: Vec<String>,
@@ -130,7 +145,7 @@ impl Default for Options {
             lanes: 16,
             chunk_size: ByteCount::mib(10),
             buffer: ByteCount::mib(32),
-            bwlimit: Rate(None),
+            bwlimit: Bandwidth::default(),
             retries: 3,
             include: Vec::new(),
             exclude: Vec::new(),
@@ -167,6 +182,19 @@ mod tests {
         assert_eq!(spec.server.bind, Some(std::net::IpAddr::from([127, 0, 0, 1])));
         assert_eq!((spec.server.ca_files.len(), spec.server.tls_min, spec.server.active), (0, None, false));
         assert_eq!(spec.options.retries, 7);
+    }
+
+    #[test]
+    fn the_password_of_a_proxy_is_not_stored() {
+        let (proxy, proxy_password) = ProxyAddress::parse("socks5://u:hush@h:1080").unwrap();
+        let server = ServerSettings { proxy: Some(proxy), proxy_password, jump: Some("a,b".into()), ..ServerSettings::default() };
+        let text = serde_json::to_string(&server).unwrap();
+        assert!(
+            text.contains(r#""proxy":"socks5://u@h:1080""#) && !text.contains("hush") && !format!("{server:?}").contains("hush"),
+            "{text}"
+        );
+        let read: ServerSettings = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.proxy, read.proxy_password, read.jump), (server.proxy, None, server.jump));
     }
 
     #[test]

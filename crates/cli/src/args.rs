@@ -26,6 +26,9 @@ pub struct Global {
     /// Configuration file instead of ./fileferry.yaml and the usual places
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
+    /// File with rclone's names, instead of RCLONE_CONFIG and the usual places
+    #[arg(long, value_name = "FILE", global = true)]
+    pub rclone_config: Option<PathBuf>,
     /// One JSON object per line on stdout, everything else on stderr
     #[arg(long, global = true)]
     pub json: bool,
@@ -71,9 +74,9 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct CopyArgs {
-    /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH
+    /// s3://BUCKET/KEY, s3://BUCKET/PREFIX/ or file:///PATH, or NAME:PATH with a name from rclone.conf
     pub source: String,
-    /// sftp://, ftpes:// (FTP with explicit TLS), ftps:// (implicit TLS) or ftp:// [USER[:PASS]@]HOST[:PORT]/PATH, or file:///PATH; a path ending in / is a directory, /~/ the login directory
+    /// sftp://, ftpes:// (FTP with explicit TLS), ftps:// (implicit TLS) or ftp:// [USER[:PASS]@]HOST[:PORT]/PATH, or file:///PATH; a path ending in / is a directory, /~/ the login directory; or NAME:PATH with a name from rclone.conf
     pub destination: String,
     #[command(flatten)]
     pub store: StoreArgs,

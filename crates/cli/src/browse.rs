@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::args::{CheckArgs, CleanArgs, HashArgs, LsArgs, StoreArgs};
-use crate::copy::warn_about_login;
+use crate::copy::{warn_about_login, warn_about_proxy};
 use crate::environment::Environment;
 use crate::output::Screen;
 use crate::settings::{self, Request};
@@ -21,6 +21,7 @@ const QUEUE: usize = 1024;
 pub async fn ls(args: &LsArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     warn_about_login(screen, &settings::locate(&args.url)?);
     let spec = settings::single_spec(&args.store, &args.server, environment)?;
+    warn_about_proxy(screen, &spec.server);
     let place = environment.place(screen);
     let (out, lines) = mpsc::channel(QUEUE);
     let work = backend::list(&place, &args.url, &spec, args.recursive, out);
@@ -42,6 +43,7 @@ fn slash(entry: &runtime::ListedEntry) -> &'static str {
 pub async fn check(args: &CheckArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let (spec, in_url) = settings::check_spec(args, request.choices, environment)?;
     warn_about_login(screen, &settings::locate(&args.destination)?);
+    warn_about_proxy(screen, &spec.server);
     let place = environment.place(screen);
     let password = settings::credential(in_url, spec.server.password_from.as_deref(), &spec.destination, &place)?;
     let (out, lines) = mpsc::channel(QUEUE);
@@ -78,6 +80,7 @@ fn describe(difference: &Difference) -> (&'static str, &str, String, u8) {
 pub async fn hash(args: &HashArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     warn_about_login(screen, &settings::locate(&args.url)?);
     let spec = settings::single_spec(&args.store, &args.server, environment)?;
+    warn_about_proxy(screen, &spec.server);
     let place = environment.place(screen);
     let algorithms = if args.digest.is_empty() { vec![Algorithm::Sha256] } else { args.digest.clone() };
     let (out, lines) = mpsc::channel(QUEUE);
@@ -103,6 +106,7 @@ pub async fn clean(args: &CleanArgs, environment: &Environment, screen: &Screen)
     }
     warn_about_login(screen, &settings::locate(&args.url)?);
     let mut spec = settings::single_spec(&StoreArgs::default(), &args.server, environment)?;
+    warn_about_proxy(screen, &spec.server);
     spec.options.temp_name = args.temp_name.clone().unwrap_or_default();
     let place = environment.place(screen);
     let (out, lines) = mpsc::channel(QUEUE);

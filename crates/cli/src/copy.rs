@@ -25,6 +25,7 @@ pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment,
     let (spec, in_url) = settings::copy_spec(args, request.choices, request.thresholds, environment)?;
     tracing::debug!(?spec, "asked");
     warn_about_login(screen, &settings::locate(&args.destination)?);
+    warn_about_proxy(screen, &spec.server);
     if spec.server.legacy_algorithms {
         screen.note("warning: --ssh-algorithms legacy also offers algorithms that are no longer considered safe");
     }
@@ -138,6 +139,13 @@ pub fn end_on_signal() -> Result<(), Trouble> {
 
 fn deaf(error: std::io::Error) -> Trouble {
     Trouble::of_class(model::ErrorClass::Internal, format!("could not listen for signals: {error}"))
+}
+
+/// What others can read of the login at a proxy.
+pub fn warn_about_proxy(screen: &Screen, server: &app::ServerSettings) {
+    if server.proxy_password.is_some() {
+        screen.note("warning: a password in the proxy's URL can be read in the process list and the shell's history; --proxy-password-from keeps it out of both");
+    }
 }
 
 /// What others can read of a login: a password in a URL, everything where nothing is encrypted.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use model::{Algorithm, ByteCount, IfExists, NameTemplate, Publish, Rate, TempName, Verify, parse_duration};
+use model::{Algorithm, Bandwidth, ByteCount, IfExists, NameTemplate, Publish, TempName, Verify, parse_duration};
 
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "S3")]
@@ -30,6 +30,9 @@ pub struct StoreArgs {
     /// Where the base64 SSE-C key is: env:NAME or file:PATH
     #[arg(long, value_name = "REF")]
     pub sse_customer_key_from: Option<String>,
+    /// What a name from rclone.conf stands for; flags outweigh it.
+    #[arg(skip)]
+    pub remote: app::S3Settings,
 }
 
 #[derive(Debug, Args, Default)]
@@ -70,6 +73,15 @@ pub struct ServerArgs {
     pub active: bool,
     #[arg(long, value_name = "ADDRESS", help = "Local address to connect from")]
     pub bind: Option<IpAddr>,
+    /// Reach the server through socks5://, socks5h:// or http:// [USER[:PASS]@]HOST:PORT; off for none
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Where the proxy's password is: env:NAME, file:PATH or prompt
+    #[arg(long, value_name = "REF")]
+    pub proxy_password_from: Option<String>,
+    /// SSH: log in at these hosts on the way, nearest first: [USER@]HOST[:PORT],…; none for no host
+    #[arg(long, value_name = "HOSTS")]
+    pub jump: Option<String>,
     /// Longest wait for a connection and login [default: 20s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub connect_timeout: Option<Duration>,
@@ -79,6 +91,9 @@ pub struct ServerArgs {
     /// Try to log in although the last login was refused
     #[arg(long)]
     pub retry_auth: bool,
+    /// What a name from rclone.conf stands for; flags outweigh it.
+    #[arg(skip)]
+    pub remote: app::ServerSettings,
 }
 
 #[derive(Debug, Args, Default)]
@@ -169,8 +184,9 @@ pub struct SpeedArgs {
     pub chunk_size: Option<ByteCount>,
     #[arg(long, value_name = "SIZE", help = "Memory for data under way, whole process [default: 32M]")]
     pub buffer: Option<ByteCount>,
-    #[arg(long, value_name = "RATE", help = "Highest rate, per second: 8M, or off [default: off]")]
-    pub bwlimit: Option<Rate>,
+    /// Highest rate, per second: 8M, off, or by local time "08:00,512K 18:00,off", with days Mon-08:00,512K [default: off]
+    #[arg(long, value_name = "RATE|TIMETABLE")]
+    pub bwlimit: Option<Bandwidth>,
     /// Attempts without progress before a file fails [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: Option<u32>,

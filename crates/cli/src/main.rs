@@ -11,6 +11,7 @@ mod explain;
 mod flags;
 mod history;
 mod manual;
+mod names;
 mod output;
 mod progress;
 mod receipt;
@@ -51,13 +52,20 @@ fn run(arguments: &[OsString]) -> u8 {
         let places = config::places(&environment.working, environment.config_home.as_deref());
         config::load(named.as_deref(), &places, &|name| std::env::var(name).ok())
     };
-    let request = match settings::parse(arguments, load) {
+    let mut request = match settings::parse(arguments, load) {
         Ok(request) => request,
         Err(error) => return refuse(error, arguments, &environment),
     };
     let global = &request.cli.global;
     let screen = Screen::new(global.json, global.quiet, environment.colours);
     log_to_stderr(global.verbose, environment.colours);
+    match names::expand(&mut request, &environment) {
+        Ok(unmapped) => names::tell(&unmapped, &screen),
+        Err(trouble) => {
+            screen.failure(&trouble);
+            return trouble.exit_code;
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -7,7 +7,7 @@ use app::spec::Mkdir;
 use app::{CopySpec, Options, S3Settings, ServerSettings, TlsMinimum};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
-use model::{ByteCount, Credential, Location, NameTemplate, Protocol, Thresholds};
+use model::{ByteCount, Credential, Location, NameTemplate, Protocol, ProxyAddress, Thresholds};
 use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
@@ -76,6 +76,11 @@ fn check(command: &clap::Command, config: &Config) -> Result<(), ConfigError> {
             && let Some(Err(error)) = setting.values.first().map(|text| text.parse::<Reference>())
         {
             return Err(fail(format!("{}: {error}", setting.key)));
+        }
+        if setting.long == "proxy"
+            && let Some(Err(trouble)) = setting.values.first().map(|text| proxy(text))
+        {
+            return Err(fail(format!("{}: {}", setting.key, trouble.what)));
         }
         let flags = setting.values.iter().map(|value| format!("--{}={value}", setting.long));
         let line = ["copy", "source", "destination"].into_iter().map(str::to_owned).chain(flags);
@@ -151,6 +156,7 @@ const PROTOCOL_FLAGS: &[(&str, Fits, &str)] = &[
     ("client-cert", Protocol::has_tls, "ftpes:// and ftps://"),
     ("client-key", Protocol::has_tls, "ftpes:// and ftps://"),
     ("active", Protocol::is_ftp, "ftp://, ftpes:// and ftps://"),
+    ("jump", is_ssh, "sftp://"),
 ];
 
 fn is_ssh(protocol: Protocol) -> bool {
@@ -182,6 +188,12 @@ impl Request {
         }
         let Location::Server { endpoint, .. } = locate(url)? else { return Ok(()) };
         let protocol = endpoint.protocol;
+        if protocol.is_ftp() && server.active && server.proxy.as_deref().is_some_and(|text| !matches!(text.trim(), "" | "off" | "none")) {
+            return Err(Trouble::usage(
+                "--active and --proxy do not go together: in active mode the server connects to us, and a proxy only connects outwards",
+                "leave one of them out; `--proxy off` switches off one of the configuration",
+            ));
+        }
         match PROTOCOL_FLAGS.iter().find(|(long, fits, _)| self.typed.contains(long) && !fits(protocol)) {
             Some((long, _, others)) => Err(Trouble::usage(
                 format!("--{long} does not fit {protocol}://: it is for {others}"),
@@ -193,33 +205,70 @@ impl Request {
 }
 
 pub fn s3(args: &StoreArgs) -> S3Settings {
+    let remote = &args.remote;
+    let text = |flag: &Option<String>, remote: &Option<String>| flag.clone().or_else(|| remote.clone());
+    // Whoever names a profile, or nobody, does not mean the key of the name.
+    let own_login = args.profile.is_some() || args.no_sign_request;
     S3Settings {
-        endpoint: args.s3_endpoint.clone(),
-        region: args.s3_region.clone(),
-        profile: args.profile.clone(),
-        path_style: args.path_style,
-        request_payer: args.request_payer,
-        no_sign_request: args.no_sign_request,
-        sse_customer_key_from: args.sse_customer_key_from.clone(),
+        endpoint: text(&args.s3_endpoint, &remote.endpoint),
+        region: text(&args.s3_region, &remote.region),
+        profile: if args.no_sign_request { args.profile.clone() } else { text(&args.profile, &remote.profile) },
+        path_style: args.path_style.or(remote.path_style),
+        request_payer: args.request_payer || remote.request_payer,
+        no_sign_request: args.no_sign_request || (remote.no_sign_request && !own_login),
+        sse_customer_key_from: text(&args.sse_customer_key_from, &remote.sse_customer_key_from),
+        access_key_from: remote.access_key_from.clone().filter(|_| !own_login),
     }
 }
 
-pub fn server(args: &ServerArgs, environment: &Environment) -> ServerSettings {
-    let files = |paths: &[PathBuf]| paths.iter().map(|path| environment.expand(path)).collect();
-    ServerSettings {
-        password_from: args.password_from.clone(),
+/// The proxy and the password in its URL. What was given is not repeated: a password may be in it.
+fn proxy(text: &str) -> Result<(Option<ProxyAddress>, Option<Credential>), Trouble> {
+    if matches!(text.trim(), "" | "off" | "none") {
+        return Ok((None, None));
+    }
+    match ProxyAddress::parse(text) {
+        Ok((address, password)) => Ok((Some(address), password)),
+        Err(error) => Err(Trouble::usage(format!("--proxy: {error}"), "see docs/guide/roads-and-logins.md")),
+    }
+}
+
+pub fn server(args: &ServerArgs, environment: &Environment) -> Result<ServerSettings, Trouble> {
+    let remote = &args.remote;
+    let (proxy, proxy_password) = match args.proxy.as_deref() {
+        Some(text) => proxy(text)?,
+        None => (remote.proxy.clone(), None),
+    };
+    if let Some(Err(error)) = args.proxy_password_from.as_ref().map(|text| text.parse::<Reference>()) {
+        return Err(Trouble::usage(format!("--proxy-password-from: {error}"), "write env:NAME or file:PATH"));
+    }
+    if let Some(Err(why)) = args.jump.as_deref().map(transfer::sftp::check_jump) {
+        return Err(Trouble::usage(format!("--jump: {why}"), "see docs/guide/roads-and-logins.md"));
+    }
+    let remote_proxy_password = remote.proxy_password_from.clone().filter(|_| args.proxy.is_none());
+    let files = |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().map(|path| environment.expand(path)).collect() };
+    // Keys and trust are taken as a whole: from the flags, or from the name.
+    let own_keys = !args.identity.is_empty();
+    let own_trust = !args.known_hosts.is_empty() || !args.host_key.is_empty();
+    Ok(ServerSettings {
+        password_from: args.password_from.clone().or_else(|| remote.password_from.clone()),
         bind: args.bind,
-        identities: files(&args.identity),
-        known_hosts: files(&args.known_hosts),
-        host_keys: args.host_key.clone(),
-        legacy_algorithms: args.ssh_algorithms.as_deref() == Some("legacy"),
+        proxy,
+        proxy_password_from: args.proxy_password_from.clone().or(remote_proxy_password),
+        proxy_password,
+        jump: args.jump.clone(),
+        identities: if own_keys { files(&args.identity) } else { remote.identities.clone() },
+        key_from: remote.key_from.clone().filter(|_| !own_keys),
+        key_passphrase_from: remote.key_passphrase_from.clone().filter(|_| !own_keys),
+        known_hosts: if own_trust { files(&args.known_hosts) } else { remote.known_hosts.clone() },
+        host_keys: if own_trust { args.host_key.clone() } else { remote.host_keys.clone() },
+        legacy_algorithms: args.ssh_algorithms.as_deref().map_or(remote.legacy_algorithms, |set| set == "legacy"),
         ca_files: files(&args.ca_file),
         tls_pins: args.tls_pin.clone(),
         tls_min: args.tls_min.as_deref().map(|version| if version == "1.3" { TlsMinimum::V1_3 } else { TlsMinimum::V1_2 }),
         client_cert: args.client_cert.as_ref().map(|path| environment.expand(path)),
         client_key: args.client_key.as_ref().map(|path| environment.expand(path)),
         active: args.active,
-    }
+    })
 }
 
 fn server_options(options: &mut Options, args: &ServerArgs) {
@@ -267,7 +316,7 @@ fn speed_options(options: &mut Options, args: &SpeedArgs) {
     options.lanes = args.lanes.unwrap_or(options.lanes);
     options.chunk_size = args.chunk_size.unwrap_or(options.chunk_size);
     options.buffer = args.buffer.unwrap_or(options.buffer);
-    options.bwlimit = args.bwlimit.unwrap_or(options.bwlimit);
+    options.bwlimit = args.bwlimit.clone().unwrap_or_default();
     options.retries = args.retries.unwrap_or(options.retries);
     options.max_duration = args.max_duration;
 }
@@ -354,7 +403,8 @@ pub fn single_spec(store: &StoreArgs, server: &ServerArgs, environment: &Environ
     }
     let mut options = Options::default();
     server_options(&mut options, server);
-    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), server: self::server(server, environment), options })
+    let server = self::server(server, environment)?;
+    Ok(CopySpec { source: String::new(), destination: String::new(), s3: s3(store), server, options })
 }
 
 pub fn locate(url: &str) -> Result<Location, Trouble> {

@@ -1,6 +1,7 @@
 //! The nouns of FileFerry: ids, names, sizes, digests, policies, error classes, receipts.
 //! No I/O and no clock; every other crate may use this one and it uses none of them.
 
+mod bandwidth;
 mod class;
 mod digest;
 mod id;
@@ -8,10 +9,12 @@ mod key;
 mod location;
 mod path;
 mod policy;
+mod proxy;
 pub mod receipt;
 mod size;
 mod state;
 
+pub use bandwidth::Bandwidth;
 pub use class::{ErrorClass, Nature, ParseClassError};
 pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
@@ -19,6 +22,7 @@ pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TempParts, TemplateInput, escape_name};
 pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
+pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};
 pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
 pub use state::{FileState, TransferState};

@@ -46,6 +46,12 @@ impl fmt::Display for ByteCount {
 #[error("{0}")]
 pub struct ParseSizeError(String);
 
+impl ParseSizeError {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl FromStr for ByteCount {
     type Err = ParseSizeError;
 

@@ -374,7 +374,7 @@ fn tuning(options: &app::Options) -> Tuning {
         lanes: options.lanes.max(1) as usize,
         range_size: options.chunk_size.get(),
         budget: options.buffer.get(),
-        bandwidth: options.bwlimit.0,
+        bandwidth: options.bwlimit.clone(),
         backoff: Backoff { attempts: options.retries.max(1), ..Backoff::default() },
         thresholds: options.thresholds,
     }

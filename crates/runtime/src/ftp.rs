@@ -6,7 +6,7 @@ use app::{Options, ServerSettings, TlsMinimum};
 use model::{Credential, Endpoint, ErrorClass};
 use transfer::ftp::{FtpConfig, TlsSettings, TlsVersion};
 
-use crate::open::{Login, fingerprint};
+use crate::open::{self, Login, fingerprint};
 use crate::{Failure, Place, netrc};
 
 /// The configuration, and a text that differs when another credential would be used.
@@ -18,9 +18,15 @@ pub fn config(
     login: Login,
     place: &Place,
 ) -> Result<(FtpConfig, String), Failure> {
+    if server.active && server.proxy.is_some() {
+        return Err(Failure::usage(
+            "--active and --proxy do not go together: in active mode the server connects to us, and a proxy only connects outwards"
+                .to_owned(),
+        ));
+    }
     // A certificate may be proof enough (RFC 4217, 15.3): nobody is asked for a password then.
-    let login = if server.client_cert.is_some() { Login::Never } else { login };
-    let (endpoint, password) = who(endpoint, password, login, place)?;
+    let asking = if server.client_cert.is_some() { Login::Never } else { login };
+    let (endpoint, password) = who(endpoint, password, asking, place)?;
     let client_certificate = server
         .client_cert
         .as_ref()
@@ -39,6 +45,7 @@ pub fn config(
             client_certificate,
         },
         active: server.active,
+        proxy: open::proxy(server, login, place)?,
         bind: server.bind,
         connect_timeout: options.connect_timeout,
         stall_timeout: options.stall_timeout,

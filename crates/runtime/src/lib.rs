@@ -12,6 +12,7 @@ pub mod keys;
 mod netrc;
 mod open;
 mod process;
+pub mod rclone;
 pub mod secret;
 mod select;
 mod sweep;

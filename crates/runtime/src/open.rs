@@ -8,10 +8,12 @@ use app::{CopySpec, Options, S3Settings, ServerSettings};
 use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
 use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
-use transfer::s3::{CustomerKey, S3Config, S3Source};
+use transfer::road::Proxy;
+use transfer::s3::{AccessKey, CustomerKey, S3Config, S3Source};
 use transfer::sftp::{self, SftpConnector};
 use transfer::{Connector, Source};
 
+use crate::rclone::SecretPlace;
 use crate::{Failure, Place};
 
 /// What `copy` writes to, as messages name it.
@@ -49,6 +51,7 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
                 path_style: settings.path_style,
                 request_payer: settings.request_payer,
                 anonymous: settings.no_sign_request,
+                access_key: settings.access_key_from.as_deref().map(access_key).transpose()?,
                 customer_key: settings.sse_customer_key_from.as_deref().map(|reference| customer_key(reference, place)).transpose()?,
                 stall_timeout: options.stall_timeout,
                 ..S3Config::new(bucket)
@@ -70,6 +73,12 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
         }
         Location::Server { .. } => Err(Failure::usage(format!("{url} cannot be a source; copy reads from s3:// and file://"))),
     }
+}
+
+fn access_key(reference: &str) -> Result<AccessKey, Failure> {
+    let place = reference.strip_prefix("rclone:").and_then(SecretPlace::parse);
+    let place = place.ok_or_else(|| Failure::usage("the reference to the access key cannot be read".to_owned()))?;
+    place.access_key().map_err(|why| Failure::of(ErrorClass::SourceDenied, why))
 }
 
 fn customer_key(reference: &str, place: &Place) -> Result<CustomerKey, Failure> {
@@ -105,8 +114,9 @@ pub fn destination(
                 let (config, credential) = crate::ftp::config(endpoint, server, options, password, login, place)?;
                 (Arc::new(FtpConnector::new(config)?), credential)
             } else {
-                let credential = ssh_fingerprint(&endpoint, server, password.as_ref(), place);
-                (Arc::new(SftpConnector::new(ssh_config(&endpoint, server, options, password, place)?)), credential)
+                let config = ssh_config(&endpoint, server, options, password.clone(), login, place)?;
+                let credential = ssh_fingerprint(&endpoint, server, &config, password.as_ref(), place);
+                (Arc::new(SftpConnector::new(config)), credential)
             };
             let endpoint = connector.endpoint().clone();
             Ok(DestinationSide { key: destination_key(&endpoint), connector, endpoint, path, directory, credential })
@@ -133,16 +143,31 @@ fn ssh_config(
     server: &ServerSettings,
     options: &Options,
     password: Option<Credential>,
+    login: Login,
     place: &Place,
 ) -> Result<sftp::SftpConfig, Failure> {
+    let fetch = |reference: &Option<String>, what: &str| match reference {
+        Some(reference) if login == Login::Now => crate::secret(reference, what, place).map(Some),
+        _ => Ok(None),
+    };
+    let passphrase = fetch(&server.key_passphrase_from, "the private key")?;
+    let identity = |path: &PathBuf| sftp::Identity { path: path.clone(), passphrase: passphrase.clone(), named: true };
+    let inline = fetch(&server.key_from, "the private key")?.map(|text| sftp::InlineKey {
+        name: "of rclone.conf".to_owned(),
+        text,
+        passphrase: passphrase.clone(),
+    });
     let overrides = sftp::SftpOverrides {
-        identities: server.identities.iter().map(|path| sftp::Identity { path: path.clone(), passphrase: None, named: true }).collect(),
+        identities: server.identities.iter().map(identity).collect(),
+        inline_keys: inline.into_iter().collect(),
         known_hosts: server.known_hosts.clone(),
         host_key_pins: server.host_keys.clone(),
         password,
         connect_timeout: Some(options.connect_timeout),
         stall_timeout: Some(options.stall_timeout),
         bind: server.bind,
+        proxy: proxy(server, login, place)?,
+        jump: server.jump.clone(),
         algorithms: if server.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
         prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
         ..sftp::SftpOverrides::default()
@@ -153,6 +178,20 @@ fn ssh_config(
         _ => None,
     };
     Ok(sftp::resolve(endpoint, overrides, Some(&place.home), &environment)?)
+}
+
+/// The proxy of the settings with its password. A person is asked where a user is named and nothing else is.
+pub fn proxy(server: &ServerSettings, login: Login, place: &Place) -> Result<Option<Proxy>, Failure> {
+    let Some(address) = server.proxy.clone() else { return Ok(None) };
+    let what = format!("the proxy {address}");
+    let password = match (&server.proxy_password_from, &server.proxy_password, &address.user) {
+        _ if login == Login::Never => None,
+        (Some(reference), _, _) => Some(crate::secret(reference, &what, place)?),
+        (None, Some(password), _) => Some(password.clone()),
+        (None, None, Some(_)) => place.prompt.as_ref().and_then(|ask| ask(&format!("Password for {what}: "))),
+        (None, None, None) => None,
+    };
+    Ok(Some(Proxy { address, password }))
 }
 
 /// Source, destination and how names are made, together.
@@ -183,10 +222,17 @@ pub fn parse(url: &str) -> Result<Location, Failure> {
     })
 }
 
-fn ssh_fingerprint(endpoint: &Endpoint, server: &ServerSettings, password: Option<&Credential>, place: &Place) -> String {
+fn ssh_fingerprint(
+    endpoint: &Endpoint,
+    server: &ServerSettings,
+    config: &sftp::SftpConfig,
+    password: Option<&Credential>,
+    place: &Place,
+) -> String {
     let defaults = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| place.home.join(".ssh").join(name));
     let keys: &[PathBuf] = if server.identities.is_empty() { &defaults } else { &server.identities };
-    fingerprint(endpoint, &keys.iter().map(PathBuf::as_path).collect::<Vec<_>>(), password)
+    let on_the_way = config.jumps.iter().flat_map(|hop| &hop.identities).map(|identity| identity.path.as_path());
+    fingerprint(endpoint, &keys.iter().map(PathBuf::as_path).chain(on_the_way).collect::<Vec<_>>(), password)
 }
 
 /// A value that differs when another credential would be used. Slow to compute on purpose: it is stored, and a

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use model::Credential;
 
+use crate::rclone::SecretPlace;
+
 /// A password longer than this is a wrong file.
 const MAX_BYTES: usize = 4096;
 
@@ -12,6 +14,8 @@ pub enum Reference {
     Environment(String),
     File(PathBuf),
     Prompt,
+    /// A value in rclone.conf.
+    Rclone(SecretPlace),
 }
 
 /// Names the reference, never what it led to.
@@ -23,6 +27,7 @@ pub enum SecretError {
     Unset(String),
     Unreadable(PathBuf, String),
     NoTerminal,
+    Rclone(String),
 }
 
 impl std::fmt::Display for SecretError {
@@ -32,6 +37,7 @@ impl std::fmt::Display for SecretError {
             Self::NotYet(scheme) => write!(f, "{scheme} is not in this version; use env:NAME, file:PATH or prompt"),
             Self::Unset(name) => write!(f, "the environment variable {name} is not set or is empty"),
             Self::Unreadable(path, why) => write!(f, "{} cannot be used as a password file: {why}", path.display()),
+            Self::Rclone(why) => f.write_str(why),
             Self::NoTerminal => f.write_str("there is no terminal to ask for a password on; use env:NAME or file:PATH"),
         }
     }
@@ -47,6 +53,7 @@ impl std::str::FromStr for Reference {
             None if text == "prompt" => Ok(Self::Prompt),
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
+            Some(("rclone", rest)) => SecretPlace::parse(rest).map(Self::Rclone).ok_or(SecretError::NotReference),
             Some(("local", _)) => Err(SecretError::NotYet("local:")),
             Some(("aws-sm", _)) => Err(SecretError::NotYet("aws-sm:")),
             Some(("aws-ssm", _)) => Err(SecretError::NotYet("aws-ssm:")),
@@ -74,6 +81,7 @@ impl Reference {
                 let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
                 if line.is_empty() { Err(unreadable("it is empty".to_owned())) } else { Ok(Credential::new(line)) }
             }
+            Self::Rclone(place) => place.resolve().map_err(SecretError::Rclone),
             Self::Prompt => prompt().ok_or(SecretError::NoTerminal),
         }
     }

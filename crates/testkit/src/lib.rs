@@ -3,6 +3,7 @@
 
 pub mod asyncssh;
 pub mod certificates;
+pub mod forward;
 pub mod ftp;
 pub mod ftp_sandbox;
 pub mod pace;

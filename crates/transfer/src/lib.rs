@@ -17,6 +17,7 @@ pub mod plan;
 pub mod pool;
 pub mod port;
 pub mod retry;
+pub mod road;
 pub mod s3;
 pub mod select;
 pub mod sftp;

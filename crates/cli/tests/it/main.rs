@@ -1,11 +1,13 @@
 //! The built binary as a person or a script meets it.
 
 mod architecture;
+mod from_rclone;
 mod ftps;
 mod names;
 mod promises;
 mod receipts;
 mod resources;
+mod roads;
 mod semantics;
 mod shop;
 mod sources;

@@ -16,7 +16,7 @@ mod whole;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use model::{RemotePath, TempName, Thresholds, TransferId};
+use model::{Bandwidth, RemotePath, TempName, Thresholds, TransferId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ pub struct Tuning {
     pub lanes: usize,
     pub range_size: u64,
     pub budget: u64,
-    pub bandwidth: Option<u64>,
+    pub bandwidth: Bandwidth,
     pub backoff: Backoff,
     pub thresholds: Thresholds,
 }
@@ -120,7 +120,7 @@ impl Engine {
         let inner = Inner {
             pool,
             budget,
-            limiter: Limiter::new(tuning.bandwidth),
+            limiter: Limiter::new(tuning.bandwidth.clone()),
             directories: Directories::new(setup.root.clone()),
             range_size,
             offsets: Mutex::new(None),

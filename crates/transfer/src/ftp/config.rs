@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use model::{Endpoint, Protocol};
 
+use crate::road::Proxy;
+
 /// A password; it prints as nothing.
 pub use model::Credential as Secret;
 
@@ -51,6 +53,8 @@ pub struct FtpConfig {
     /// The server connects to us for data (PORT, EPRT) instead of the other way round.
     pub active: bool,
     pub bind: Option<IpAddr>,
+    /// For the control connection and every passive data connection.
+    pub proxy: Option<Proxy>,
     /// From the name look-up to the end of the login.
     pub connect_timeout: Duration,
     /// Without any progress for so long a connection counts as dead.
@@ -76,6 +80,7 @@ impl FtpConfig {
             tls: TlsSettings::default(),
             active: false,
             bind: None,
+            proxy: None,
             connect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(60),
             reply_timeout: Duration::from_secs(30),

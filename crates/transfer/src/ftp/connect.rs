@@ -1,9 +1,7 @@
 //! Opens a session: name, TCP, TLS, proof of the server, login and what it offers; all within one deadline.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -13,14 +11,12 @@ use super::control::{Command, Control};
 use super::error::{Failure, Lost, class_of_login};
 use super::features::{Features, working_directory};
 use super::reply::Reply;
-use super::stream::{Stream, dial};
+use super::stream::Stream;
 use super::tls::{TlsSession, Trust, wants_another_version};
 use crate::destination::ServerIdentity;
+use crate::road::{self, AddressFamily, Reached, Road};
 use crate::{Error, ErrorKind, Result, Subject};
 
-const MAX_ADDRESSES: usize = 8;
-/// A quick refusal of one address leaves the rest of the time to the others, a silent one must not take it all.
-const MIN_ADDRESS_TIME: Duration = Duration::from_secs(3);
 /// Servers that drop what comes in one piece leave a batch unanswered; this share of the time is lost to find out.
 const BATCH_SHARE: u32 = 4;
 
@@ -112,7 +108,7 @@ pub(super) async fn open_session(shared: &Arc<Shared>) -> Result<Opened> {
 
 async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Attempt> {
     let config = &shared.config;
-    let (tcp, address) = reach(shared, deadline).await?;
+    let Reached { tcp, target, .. } = reach(shared, deadline).await?;
     let tls = match &shared.trust {
         None => None,
         Some(trust) => {
@@ -129,55 +125,41 @@ async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Atte
         (Some(tls), _) => (Stream::Clear(tcp), Some(tls)),
         (None, _) => (Stream::Clear(tcp), None),
     };
-    let mut control = Control::new(stream).map_err(|error| shared.failed(ErrorKind::NetworkReset).because(error))?;
-    let greeting = greet(shared, &mut control, address).await?;
+    let mut control = Control::new(stream, target).map_err(|error| shared.failed(ErrorKind::NetworkReset).because(error))?;
+    let greeting = greet(shared, &mut control).await?;
     if let Some(tls) = waiting_for_tls {
         control = upgrade(shared, tls, control).await?;
     }
     log_in(shared, &mut control).await?;
-    settle_terms(shared, control, tls, address, &greeting).await
+    settle_terms(shared, control, tls, &greeting).await
 }
 
-/// A TCP connection to the first address that answers.
-async fn reach(shared: &Shared, deadline: Instant) -> Result<(TcpStream, SocketAddr)> {
+/// A TCP connection to the server, direct or through the proxy.
+async fn reach(shared: &Shared, deadline: Instant) -> Result<Reached> {
     let config = &shared.config;
-    let unreachable = |why: String| shared.failed(ErrorKind::DestUnreachable).because(why);
-    let host = config.endpoint.host.trim_start_matches('[').trim_end_matches(']');
-    let port = config.endpoint.port.unwrap_or(config.endpoint.protocol.default_port());
-    let found = match tokio::time::timeout_at(deadline, tokio::net::lookup_host((host, port))).await {
-        Err(_) => return Err(unreachable(format!("the name {host} was not resolved in time"))),
-        Ok(Err(error)) => return Err(unreachable(format!("the name {host} was not resolved: {error}"))),
-        Ok(Ok(found)) => found,
+    let road = Road {
+        host: &config.endpoint.host,
+        port: config.endpoint.port.unwrap_or(config.endpoint.protocol.default_port()),
+        family: AddressFamily::Any,
+        bind: config.bind,
+        proxy: config.proxy.as_ref(),
     };
-    let wanted = |address: &SocketAddr| config.bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
-    let addresses: Vec<SocketAddr> = found.filter(wanted).take(MAX_ADDRESSES).collect();
-    if addresses.is_empty() {
-        return Err(unreachable(format!("{host} has no address of the wanted family")));
-    }
-    let mut reasons = Vec::new();
-    for (index, &address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / (addresses.len() - index) as u32;
-        let started = Instant::now();
-        // A moment before the deadline of all, so that the reason is told.
-        let bound = share.max(MIN_ADDRESS_TIME).min(left.saturating_sub(Duration::from_millis(50)));
-        match tokio::time::timeout(bound, dial(address, config.bind)).await {
-            Ok(Ok(tcp)) => return Ok((tcp, address)),
-            Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
-            Err(_) => reasons.push(format!("{address}: no answer within {:.1} s", started.elapsed().as_secs_f32())),
-        }
-    }
-    Err(unreachable(reasons.join(", ")))
+    road::reach(road, deadline).await.map_err(|obstacle| {
+        let (error, permanent) = (shared.failed(ErrorKind::DestUnreachable), obstacle.permanent);
+        let error = error.because(obstacle);
+        if permanent { error.exhausted() } else { error }
+    })
 }
 
-async fn greet(shared: &Shared, control: &mut Control, address: SocketAddr) -> Result<Reply> {
+async fn greet(shared: &Shared, control: &mut Control) -> Result<Reply> {
+    let target = control.target.clone();
     let reply = control.greeting().await.map_err(|lost| {
         let kind = if lost.kind == ErrorKind::DestProtocol { lost.kind } else { ErrorKind::DestUnreachable };
         let hint = match shared.config.security {
             Security::Explicit | Security::Clear => "",
             Security::Implicit => "; if the server expects AUTH TLS, use ftpes://",
         };
-        shared.failed(kind).because(format!("{address} did not greet: {}{hint}", crate::error::chain(&lost)))
+        shared.failed(kind).because(format!("{target} did not greet: {}{hint}", crate::error::chain(&lost)))
     })?;
     if reply.code == 220 {
         return Ok(reply);
@@ -216,12 +198,13 @@ async fn upgrade(shared: &Shared, tls: &TlsSession, mut control: Control) -> Res
         let refused = Error::new(ErrorKind::DestTls, "protect the connection to", shared.server());
         return Err(refused.because(format!("AUTH TLS was refused, and nothing is sent without it: {reply}")).into());
     }
+    let target = control.target.clone();
     let tcp = match control.into_stream().map_err(lost)? {
         Stream::Clear(tcp) => tcp,
         Stream::Tls(_) => unreachable!("AUTH TLS is sent in clear text only"),
     };
     let stream = protect(shared, tls, tcp).await?;
-    Ok(Control::new(stream).map_err(|error| shared.failed(ErrorKind::NetworkReset).because(error))?)
+    Ok(Control::new(stream, target).map_err(|error| shared.failed(ErrorKind::NetworkReset).because(error))?)
 }
 
 async fn log_in(shared: &Shared, control: &mut Control) -> Result<()> {
@@ -264,13 +247,7 @@ async fn log_in(shared: &Shared, control: &mut Control) -> Result<()> {
 }
 
 /// Everything between the login and the first file, in as few round trips as the server takes.
-async fn settle_terms(
-    shared: &Shared,
-    mut control: Control,
-    tls: Option<TlsSession>,
-    address: SocketAddr,
-    greeting: &Reply,
-) -> Result<Opened, Attempt> {
+async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSession>, greeting: &Reply) -> Result<Opened, Attempt> {
     const OPERATION: &str = "agree on terms with";
     let config = &shared.config;
     let lost = |lost: Lost| Attempt::Failed(lost.into_error(OPERATION, shared.server()));
@@ -320,6 +297,9 @@ async fn settle_terms(
     let round_trip = started.elapsed();
 
     let mut notes = Vec::new();
+    if let Some(proxy) = &config.proxy {
+        notes.push(format!("reached through the proxy {proxy}"));
+    }
     if config.security == Security::Clear {
         notes.push("in clear text: the password and every byte can be read on the way".to_owned());
     }
@@ -330,6 +310,7 @@ async fn settle_terms(
     let software: String = software.trim().chars().take(200).collect();
     let host_key = control.stream().tls().and_then(|_| tls.as_ref()?.presented());
     let software = Some(software).filter(|text| !text.is_empty());
-    let identity = ServerIdentity { host_key, software, address: Some(address), round_trip, notes };
+    let address = control.target.address();
+    let identity = ServerIdentity { host_key, software, address, round_trip, notes };
     Ok(Opened { control, tls, features, home, identity })
 }

@@ -13,6 +13,7 @@ use super::error::{Failure, Lost};
 use super::reply::{Parser, Reply};
 use super::stream::Stream;
 use crate::ErrorKind;
+use crate::road::Target;
 
 /// The reply of an interrupted request is waited for so long before the session is given up. pyftpdlib never answers an
 /// upload that was cut.
@@ -63,6 +64,8 @@ pub(super) struct Control {
     waiting: VecDeque<Sent>,
     /// A command was sent in part.
     torn: bool,
+    /// Whom the stream leads to, past a proxy; `peer` is the next machine on the way.
+    pub target: Target,
     pub peer: SocketAddr,
     pub local: SocketAddr,
     /// When the last byte went either way.
@@ -70,9 +73,10 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub fn new(stream: Stream) -> std::io::Result<Self> {
+    pub fn new(stream: Stream, target: Target) -> std::io::Result<Self> {
         let (peer, local) = (stream.tcp().peer_addr()?, stream.tcp().local_addr()?);
-        Ok(Self { stream, parser: Parser::default(), waiting: VecDeque::new(), torn: false, peer, local, active: Instant::now() })
+        let (parser, waiting) = (Parser::default(), VecDeque::new());
+        Ok(Self { stream, parser, waiting, torn: false, target, peer, local, active: Instant::now() })
     }
 
     /// The stream under the connection, to put TLS on it. Bytes that came before that are no part of the session:

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::connect::Shared;
 use super::control::{Command, Control};
@@ -14,10 +15,12 @@ use super::error::{Failure, Lost};
 use super::passive;
 use super::reply::Reply;
 use super::session::{Line, Session};
-use super::stream::{Data, Stream, dial, tune};
+use super::stream::{Data, Stream};
 use super::tls::{Origin, TlsSession};
 use super::transfer::{REASON_TIME, Transfer};
 use crate::ErrorKind;
+use crate::error::BoxError;
+use crate::road::{Target, dial, tune};
 
 /// vsftpd lets a second writer of a file wait until the first has ended, which an orphaned one does late.
 const BEGIN_TIME: Duration = Duration::from_secs(20);
@@ -27,7 +30,7 @@ const OBJECTION_TIME: Duration = Duration::from_millis(300);
 /// Where the next data connection will be.
 #[derive(Debug)]
 pub(super) enum Place {
-    At(SocketAddr),
+    At(Target),
     Here(TcpListener),
 }
 
@@ -56,8 +59,8 @@ impl Session {
         let count = looks.len();
         loop {
             let control = line.control()?;
-            let (peer, local) = (control.peer, control.local);
-            let extended = peer.is_ipv6() || !known.no_extended.load(Ordering::Relaxed);
+            let (target, local) = (control.target.clone(), control.local);
+            let extended = target.is_ipv6() || !known.no_extended.load(Ordering::Relaxed);
             let mut listener = None;
             let arrange = if self.shared.config.active {
                 let here = TcpListener::bind(SocketAddr::new(local.ip(), 0)).await.and_then(|l| Ok((l.local_addr()?, l)));
@@ -89,7 +92,7 @@ impl Session {
             if let Some(refused) = rest.filter(|reply| !reply.is_intermediate()) {
                 return Err(refused.into());
             }
-            if reply.is_negative() && extended && peer.is_ipv4() && (500..600).contains(&reply.code) {
+            if reply.is_negative() && extended && !target.is_ipv6() && (500..600).contains(&reply.code) {
                 known.no_extended.store(true, Ordering::Relaxed);
                 // The answers so far are of this moment; asking again costs nothing that matters.
                 looks.truncate(count);
@@ -110,7 +113,7 @@ impl Session {
                     let Some(port) = port else {
                         return Err(Failure::refused(ErrorKind::DestProtocol, format!("it names no port for data: {reply}")));
                     };
-                    Place::At(SocketAddr::new(peer.ip(), port))
+                    Place::At(target.with_port(port))
                 }
             };
             replies.truncate(count);
@@ -139,7 +142,7 @@ impl Session {
         let peer = control.peer;
         let result = async {
             control.send(&[command], bound).await?;
-            let opening = open(&self.shared, place, peer, tls.as_ref());
+            let opening = open(&self.shared, place, peer, tls.as_ref(), bound);
             match tokio::time::timeout(bound, both(control, opening)).await {
                 Ok(result) => result,
                 Err(_) => {
@@ -221,14 +224,22 @@ impl Session {
 }
 
 /// The data connection itself, protected like the control connection.
-async fn open(shared: &Shared, place: Place, peer: SocketAddr, tls: Option<&TlsSession>) -> Result<Data, Failure> {
-    let broken = |what: String, error: io::Error| Failure::Lost(Lost::new(ErrorKind::NetworkReset, what).because(error));
+async fn open(shared: &Shared, place: Place, peer: SocketAddr, tls: Option<&TlsSession>, bound: Duration) -> Result<Data, Failure> {
+    let broken = |what: String, error: BoxError| Failure::Lost(Lost::new(ErrorKind::NetworkReset, what).because(error));
     let tcp = match place {
-        Place::At(address) => dial(address, shared.config.bind).await.map_err(|error| {
-            broken(format!("no data connection to {address}; a firewall may not let the server's passive ports through"), error)
-        })?,
+        Place::At(target) => {
+            let proxy = shared.config.proxy.as_ref();
+            // What stands in a proxy's way is told before the time of all is over.
+            let until = Instant::now() + if proxy.is_some() { bound * 3 / 4 } else { bound };
+            let (tcp, _) = dial(&target, shared.config.bind, proxy, until).await.map_err(|obstacle| {
+                let way = if proxy.is_some() { "proxy or firewall" } else { "firewall" };
+                let what = format!("no data connection to {target}; a {way} may not let the server's passive ports through");
+                broken(what, obstacle.into())
+            })?;
+            tcp
+        }
         Place::Here(listener) => {
-            accept(&listener, peer).await.map_err(|error| broken("the server's data connection did not come".to_owned(), error))?
+            accept(&listener, peer).await.map_err(|error| broken("the server's data connection did not come".to_owned(), error.into()))?
         }
     };
     match tls {

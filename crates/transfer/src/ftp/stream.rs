@@ -1,14 +1,13 @@
-//! Sockets: how they are opened, and one type for a connection in clear text or over TLS.
+//! One type for a connection in clear text or over TLS, and the data connection that must not end by accident.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// What the kernel may hold back beyond what is on its way, so that the end of a file is not far from our last write.
@@ -72,25 +71,6 @@ impl AsyncWrite for Stream {
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(context),
         }
     }
-}
-
-/// A TCP connection to `address`, from `bind` if that is given.
-pub(super) async fn dial(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(bind) = bind {
-        socket.bind(SocketAddr::new(bind, 0))?;
-    }
-    let tcp = socket.connect(address).await?;
-    tune(&tcp)?;
-    Ok(tcp)
-}
-
-/// What every connection of a session is set to: nothing is held back to be sent together, and a peer that vanished is
-/// noticed also while a long transfer keeps the control connection silent.
-pub(super) fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))
 }
 
 /// A data connection. Unless its end was reached in good order, dropping it resets it: a server takes an ordinary end

@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::escape_name;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Answer};
 use russh::keys::agent::AgentIdentity;
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use russh::keys::{Algorithm, Certificate, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 use tokio::time::Instant;
 
 use super::config::{Algorithms, Identity, Secret, SftpConfig};
 use super::connect::{ClientHandler, Ended, Observed};
-use super::keys::{Agent, KeyFile, KeySigner, open_agent};
+use super::keys::{Agent, KeyFile, KeySigner, open_agent, read_certificate};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// OpenSSH's server ends the session at the sixth failure; one is left for the password.
@@ -196,10 +196,21 @@ impl Login<'_> {
     }
 
     async fn gather(&mut self) -> VecDeque<Candidate> {
-        let identities = self.config.identities.clone();
-        let read = move || identities.iter().map(|identity| (identity.clone(), KeyFile::read(identity))).collect::<Vec<_>>();
-        let files: Vec<(Identity, _)> = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let (identities, named) = (self.config.identities.clone(), self.config.certificates.clone());
+        let inline = self.config.inline_keys.clone();
+        let read = move || {
+            let files = identities.iter().map(|identity| (identity.clone(), KeyFile::read(identity)));
+            let files: Vec<_> = inline.iter().map(KeyFile::inline).chain(files).collect();
+            let certificates: Vec<_> = named.into_iter().map(|path| (read_certificate(&path), path)).collect();
+            (files, certificates)
+        };
+        let (mut files, named): (Vec<(Identity, _)>, Vec<_>) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let held = self.agent_keys().await;
+        let certificates = self.certificates(named);
+        for file in files.iter_mut().filter_map(|(_, file)| file.as_mut().ok()?.as_mut()) {
+            let own = |certificate: &&Certificate| file.public.as_ref().is_some_and(|p| p.key_data() == certificate.public_key());
+            file.certificate = certificates.iter().find(own).cloned().or(file.certificate.take());
+        }
         let (mut used, mut candidates) = (vec![false; held.len()], VecDeque::new());
         for (identity, file) in files {
             let path = identity.path.display();
@@ -214,8 +225,11 @@ impl Login<'_> {
                     match position {
                         Some(index) if file.encrypted && file.passphrase.is_none() => {
                             used[index] = true;
-                            let identity = Box::new(held[index].clone());
-                            candidates.push_back(Candidate::Agent { label: escape_name(&format!("key {path} in the agent")), identity });
+                            let label = escape_name(&format!("key {path} in the agent"));
+                            if let Some(certificate) = file.certificate {
+                                candidates.push_back(certified(&label, certificate));
+                            }
+                            candidates.push_back(Candidate::Agent { label, identity: Box::new(held[index].clone()) });
                         }
                         _ => {
                             if let Some(index) = position {
@@ -230,10 +244,27 @@ impl Login<'_> {
         if !self.config.identities_only {
             for (identity, _) in held.into_iter().zip(used).filter(|(_, used)| !used) {
                 let label = escape_name(&format!("agent key {:?}", clip(identity.comment())));
+                let same = |certificate: &&Certificate| identity.public_key().key_data() == certificate.public_key();
+                if let (AgentIdentity::PublicKey { .. }, Some(certificate)) = (&identity, certificates.iter().find(same)) {
+                    candidates.push_back(certified(&label, certificate.clone()));
+                }
                 candidates.push_back(Candidate::Agent { label, identity: Box::new(identity) });
             }
         }
         candidates
+    }
+
+    /// What `CertificateFile` names; one that cannot be read is worth a word.
+    fn certificates(&mut self, named: Vec<(Result<Option<Certificate>, String>, PathBuf)>) -> Vec<Certificate> {
+        let mut certificates = Vec::new();
+        for (read, path) in named {
+            match read {
+                Ok(Some(certificate)) => certificates.push(certificate),
+                Ok(None) => self.looked.push(escape_name(&format!("no certificate {}", path.display()))),
+                Err(why) => self.tried.push(escape_name(&format!("certificate {} ({why})", path.display()))),
+            }
+        }
+        certificates
     }
 
     async fn agent_keys(&mut self) -> Vec<AgentIdentity> {
@@ -370,7 +401,11 @@ impl Login<'_> {
     async fn the_password(&mut self) -> Option<Secret> {
         let password = match &self.config.password {
             Some(password) => Some(password.clone()),
-            None => self.ask(format!("password of {} at {}", self.config.user(), self.config.endpoint.host)).await,
+            None => {
+                let host = &self.config.endpoint.host;
+                let role = if self.config.jump_host { "the jump host " } else { "" };
+                self.ask(format!("password of {} at {role}{host}", self.config.user())).await
+            }
         };
         if password.is_none() {
             self.password = Password::Spent;
@@ -504,6 +539,12 @@ impl Login<'_> {
         };
         self.account(kind).because(format!("{why}; {}", self.story())).on_lost_connection()
     }
+}
+
+/// A certificate for a key that the agent holds.
+fn certified(label: &str, certificate: Certificate) -> Candidate {
+    let identity = AgentIdentity::Certificate { certificate, comment: String::new() };
+    Candidate::Agent { label: format!("{label} with its certificate"), identity: Box::new(identity) }
 }
 
 enum LoginError {

@@ -9,9 +9,12 @@ use std::time::Duration;
 use model::Endpoint;
 use russh::keys::ssh_key::Fingerprint;
 
+use super::jump::{self, JumpSetting};
 use super::known_hosts::HostLabel;
-use super::ssh_config::{self, HostSettings};
+use super::ssh_config::{self, Asked, HostSettings};
 use crate::error::{Error, ErrorKind, Result, Subject};
+pub use crate::road::AddressFamily;
+use crate::road::Proxy;
 
 /// A password or passphrase; it prints as nothing.
 pub use model::Credential as Secret;
@@ -33,20 +36,21 @@ pub struct Identity {
     pub named: bool,
 }
 
+/// A private key that is in no file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlineKey {
+    /// Where it stands, for messages.
+    pub name: String,
+    pub text: Secret,
+    pub passphrase: Option<Secret>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Algorithms {
     #[default]
     Modern,
     /// Also SHA-1 and CBC, for servers that have nothing else; noted on the receipt.
     Legacy,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AddressFamily {
-    #[default]
-    Any,
-    V4,
-    V6,
 }
 
 /// One server, one user, and everything needed to prove each to the other.
@@ -60,6 +64,8 @@ pub struct SftpConfig {
     pub host_key_alias: Option<String>,
     /// Tried in this order, before the agent's.
     pub identities: Vec<Identity>,
+    /// Tried before those.
+    pub inline_keys: Vec<InlineKey>,
     /// The agent may sign for `identities`, and offers no others.
     pub identities_only: bool,
     pub password: Option<Secret>,
@@ -77,6 +83,14 @@ pub struct SftpConfig {
     pub keepalive: Option<Duration>,
     pub family: AddressFamily,
     pub bind: Option<IpAddr>,
+    /// On the way to the server, or to the first jump host.
+    pub proxy: Option<Proxy>,
+    /// The hosts on the way, nearest first; each is logged in at, and the next one is reached through it.
+    pub jumps: Vec<SftpConfig>,
+    /// This is a host on the way to another one.
+    pub jump_host: bool,
+    /// Certificates of `identities` and of the agent's keys that do not lie beside the key (`CertificateFile`).
+    pub certificates: Vec<PathBuf>,
     pub algorithms: Algorithms,
     /// `None`: never ask.
     pub prompt: Option<Arc<dyn Prompt>>,
@@ -92,6 +106,7 @@ impl SftpConfig {
             address: None,
             host_key_alias: None,
             identities: Vec::new(),
+            inline_keys: Vec::new(),
             identities_only: false,
             password: None,
             use_agent: false,
@@ -103,6 +118,10 @@ impl SftpConfig {
             keepalive: Some(Duration::from_secs(15)),
             family: AddressFamily::Any,
             bind: None,
+            proxy: None,
+            jumps: Vec::new(),
+            jump_host: false,
+            certificates: Vec::new(),
             algorithms: Algorithms::Modern,
             prompt: None,
             notes: Vec::new(),
@@ -131,10 +150,16 @@ impl SftpConfig {
 
     /// `host:port` for messages; the address behind an alias is shown too.
     pub(super) fn server(&self) -> Subject {
+        Subject::Server(self.name())
+    }
+
+    /// The same as text; a host on the way is called so.
+    pub(super) fn name(&self) -> String {
         let host = &self.endpoint.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let behind = self.address.as_ref().filter(|a| **a != self.endpoint.host).map(|a| format!(" ({a})")).unwrap_or_default();
-        Subject::Server(format!("{host}:{}{behind}", self.port()))
+        let role = if self.jump_host { "jump host " } else { "" };
+        format!("{role}{host}:{}{behind}", self.port())
     }
 }
 
@@ -143,6 +168,8 @@ impl SftpConfig {
 pub struct SftpOverrides {
     /// Keys to use instead of those of ssh_config and the defaults.
     pub identities: Vec<Identity>,
+    /// Keys to use before any file; where only they are given, no file is looked for.
+    pub inline_keys: Vec<InlineKey>,
     /// Files to read instead of the usual ones.
     pub known_hosts: Vec<PathBuf>,
     pub host_key_pins: Vec<String>,
@@ -153,8 +180,13 @@ pub struct SftpOverrides {
     pub stall_timeout: Option<Duration>,
     pub family: AddressFamily,
     pub bind: Option<IpAddr>,
+    pub proxy: Option<Proxy>,
+    /// `[USER@]HOST[:PORT],…` or `none`, instead of what ssh_config says.
+    pub jump: Option<String>,
     pub algorithms: Algorithms,
     pub prompt: Option<Arc<dyn Prompt>>,
+    /// The server is a host on the way to another one.
+    pub for_jump_host: bool,
     /// ssh_config files; `None` is `~/.ssh/config` and `/etc/ssh/ssh_config`.
     pub ssh_config: Option<Vec<PathBuf>>,
 }
@@ -167,13 +199,26 @@ pub fn resolve(
     home: Option<&Path>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<SftpConfig> {
+    let (mut config, jump) = resolve_one(endpoint, overrides.clone(), home, env)?;
+    config.jumps = jump::resolve(&config, jump.as_ref(), &overrides, home, env)?;
+    Ok(config)
+}
+
+/// Without the hosts on the way; what ssh_config or a flag says of those is returned beside it.
+pub(super) fn resolve_one(
+    endpoint: &Endpoint,
+    overrides: SftpOverrides,
+    home: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(SftpConfig, Option<JumpSetting>)> {
     let files = overrides.ssh_config.unwrap_or_else(|| {
         let own = home.map(|home| home.join(".ssh/config"));
         own.into_iter().chain([PathBuf::from("/etc/ssh/ssh_config")]).collect()
     });
-    let settings = ssh_config::lookup(&endpoint.host, home, &files)?;
     let variable = |name: &str| env(name).filter(|value| !value.is_empty());
     let local_user = variable("USER").or_else(|| variable("LOGNAME"));
+    let asked = Asked { host: &endpoint.host, user: endpoint.user.as_deref(), local_user: local_user.as_deref() };
+    let settings = ssh_config::lookup(asked, home, &files)?;
     let user = endpoint.user.clone().or_else(|| settings.user.clone()).or_else(|| local_user.clone());
     let Some(user) = user else {
         return Err(Error::new(ErrorKind::DestAuth, "log in at", Subject::Server(endpoint.host.clone()))
@@ -194,8 +239,15 @@ pub fn resolve(
     let host = config.host().to_owned();
     let tokens = Tokens { host: &host, original: &endpoint.host, port, user: &user, local_user: local_user.as_deref(), home };
 
-    config.identities = identities(overrides.identities, &settings, &tokens, home)?;
+    config.jump_host = overrides.for_jump_host;
+    let own_keys = !settings.identity_files.is_empty();
+    // A key named by a flag is the server's; a host on the way has its own where ssh_config names one.
+    let leave = config.jump_host && own_keys;
+    let (given, inline) = if leave { (Vec::new(), Vec::new()) } else { (overrides.identities, overrides.inline_keys) };
+    config.identities = if given.is_empty() && !inline.is_empty() { Vec::new() } else { identities(given, &settings, &tokens, home)? };
+    config.inline_keys = inline;
     config.identities_only = settings.identities_only.unwrap_or(false);
+    config.certificates = settings.certificate_files.iter().map(|text| Ok(PathBuf::from(tokens.expand(text)?))).collect::<Result<_>>()?;
     config.known_hosts = known_hosts(overrides.known_hosts, &settings, &tokens, home)?;
     config.agent_socket = match settings.identity_agent.as_deref() {
         None | Some("SSH_AUTH_SOCK") => variable("SSH_AUTH_SOCK").map(PathBuf::from),
@@ -213,10 +265,16 @@ pub fn resolve(
     config.stall_timeout = overrides.stall_timeout.unwrap_or(config.stall_timeout);
     config.family = overrides.family;
     config.bind = overrides.bind;
+    config.proxy = overrides.proxy;
     config.algorithms = overrides.algorithms;
     config.prompt = overrides.prompt;
     config.notes = settings.notes;
-    Ok(config)
+    let jump = match (overrides.jump, settings.proxy_jump) {
+        (Some(text), _) => Some(JumpSetting { text, from: "--jump" }),
+        (None, Some(text)) => Some(JumpSetting { text, from: "ProxyJump" }),
+        (None, None) => None,
+    };
+    Ok((config, jump))
 }
 
 fn identities(given: Vec<Identity>, settings: &HostSettings, tokens: &Tokens<'_>, home: Option<&Path>) -> Result<Vec<Identity>> {

@@ -1,28 +1,27 @@
 //! Opens an SSH session: name, TCP, key exchange, proof of the server, login; all within one deadline.
 
-use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use russh::client::{self, DisconnectReason, Handle};
 use russh::keys::PublicKeyOrCertificate;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::auth;
-use super::config::{AddressFamily, SftpConfig};
+use super::config::SftpConfig;
 use super::trust::{Refusal, RefusalReason, Trust, legacy_notes, preferred};
+use super::way::{Hop, Link, ShutOnDrop, Socket, Wire};
 use crate::destination::ServerIdentity;
 use crate::error::{Error, ErrorKind, Result};
+use crate::road::{self, Road};
 
-const MAX_ADDRESSES: usize = 8;
 const MAX_GREETING_BYTES: usize = 512;
-/// A quick refusal of one address leaves the rest of the time to the others, a silent one must not take it all.
-const MIN_ADDRESS_TIME: Duration = Duration::from_secs(3);
+/// Messages of a channel that wait for whoever reads it. A session over a jump host does not read while it writes, and
+/// what waits for it must not keep the session under it from learning that the window is open again.
+const WAITING_ON_A_HOP: usize = 16 << 10;
 
 /// A session that is proved on both sides and has no channel yet.
 pub struct Opened {
@@ -38,21 +37,28 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// The TCP connection under a session.
-#[derive(Debug)]
-pub struct Socket(std::net::TcpStream);
-
-impl Socket {
-    /// Whoever reads or writes this connection gets an error now. russh's task cannot be ended otherwise while the
-    /// peer keeps its window shut, because it then no longer looks whether its handle is gone.
-    pub fn shut(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
-
 /// Opens a session and logs in. The host is proved before any credential is sent.
 /// Errors: `dest_unreachable`, `dest_host_key`, `dest_auth`, `dest_protocol`, `network_stalled`, `network_reset`.
 pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
+    let mut hops: Vec<Hop> = Vec::new();
+    let mut notes = Vec::new();
+    for jump in &config.jumps {
+        let (Opened { handle, identity, socket }, observed) = open_one(jump, hops.last()).await?;
+        let name = jump.name();
+        notes.push(format!("reached through the {name} with host key {}", identity.host_key.as_deref().unwrap_or("unknown")));
+        hops.push(Hop { handle, observed, name, socket });
+    }
+    let (mut opened, _) = open_one(config, hops.last()).await?;
+    if let Some(proxy) = &config.proxy {
+        notes.insert(0, format!("reached through the proxy {proxy}"));
+    }
+    opened.identity.notes.append(&mut notes);
+    opened.socket = opened.socket.over(hops);
+    Ok(opened)
+}
+
+/// One session: with the server, or with a jump host on the way to it.
+async fn open_one(config: &SftpConfig, hop: Option<&Hop>) -> Result<(Opened, Arc<Observed>)> {
     let deadline = Instant::now() + config.connect_timeout;
     let for_trust = config.clone();
     let trust = tokio::task::spawn_blocking(move || Trust::load(&for_trust))
@@ -67,7 +73,7 @@ pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
             break;
         }
         let preferred = preferred(config.algorithms, keys, certificates);
-        match handshake(config, trust.clone(), preferred, deadline).await {
+        match handshake(config, hop, trust.clone(), preferred, deadline).await {
             Ok(shaken) => return finish(config, shaken, deadline).await,
             Err(Failure::Refused(refusal)) => {
                 let again =
@@ -97,7 +103,7 @@ pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
 struct Shaken {
     handle: Handle<ClientHandler>,
     observed: Arc<Observed>,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     round_trip: Duration,
     socket: ShutOnDrop,
 }
@@ -107,57 +113,50 @@ enum Failure {
     Other(Error),
 }
 
-/// Until a session is handed over, giving up must also end russh's task.
-struct ShutOnDrop(Option<Socket>);
-
-impl Drop for ShutOnDrop {
-    fn drop(&mut self) {
-        if let Some(socket) = &self.0 {
-            socket.shut();
-        }
-    }
-}
-
-async fn handshake(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Preferred, deadline: Instant) -> Result<Shaken, Failure> {
-    let (stream, address, round_trip) = reach(config, deadline).await.map_err(Failure::Other)?;
-    let observed = Arc::new(Observed::default());
-    let split = || -> std::io::Result<_> {
-        let stream = stream.into_std()?;
-        let socket = Socket(stream.try_clone()?);
-        Ok((TcpStream::from_std(stream)?, ShutOnDrop(Some(socket))))
+async fn handshake(
+    config: &SftpConfig,
+    hop: Option<&Hop>,
+    trust: Arc<Trust>,
+    preferred: russh::Preferred,
+    deadline: Instant,
+) -> Result<Shaken, Failure> {
+    let way = match hop {
+        Some(hop) => jump(config, hop, deadline).await,
+        None => reach(config, deadline).await,
     };
-    let (stream, socket) = split().map_err(|error| Failure::Other(failed(config, ErrorKind::DestUnreachable).because(error)))?;
-    let link = Link { stream, observed: observed.clone(), stall: config.stall_timeout, stalled: None };
+    let Way { wire, socket, peer, address, round_trip } = way.map_err(Failure::Other)?;
+    let socket = ShutOnDrop(Some(socket));
+    let observed = Arc::new(Observed::default());
+    let link = Link::new(wire, observed.clone(), config.stall_timeout);
     let handler = ClientHandler { observed: observed.clone(), trust };
     let connecting = client::connect_stream(Arc::new(client_config(config, preferred)), link, handler);
     match tokio::time::timeout_at(deadline, connecting).await {
         Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, round_trip, socket }),
         Ok(Err(error)) => {
             let refusal = observed.state().refusal.take();
-            Err(refusal.map_or_else(|| Failure::Other(handshake_error(config, address, &error, &observed)), Failure::Refused))
+            Err(refusal.map_or_else(|| Failure::Other(handshake_error(config, &peer, &error, &observed)), Failure::Refused))
         }
         Err(_) => {
             let heard = observed.received();
             let why = match heard {
-                0 => format!("{address} accepted the connection and said nothing within {} s", config.connect_timeout.as_secs()),
-                _ => format!("{address} did not finish the key exchange within {} s", config.connect_timeout.as_secs()),
+                0 => format!("{peer} accepted the connection and said nothing within {} s", config.connect_timeout.as_secs()),
+                _ => format!("{peer} did not finish the key exchange within {} s", config.connect_timeout.as_secs()),
             };
             Err(Failure::Other(failed(config, ErrorKind::NetworkStalled).because(why)))
         }
     }
 }
 
-async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<Opened> {
+async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<(Opened, Arc<Observed>)> {
     let Shaken { mut handle, observed, address, round_trip, mut socket } = shaken;
     let mut notes = config.notes.clone();
     notes.append(&mut observed.state().notes.clone());
     notes.extend(auth::log_in(&mut handle, config, &observed, deadline).await?);
     let state = observed.state();
-    let identity =
-        ServerIdentity { host_key: state.trusted.clone(), software: state.software.clone(), address: Some(address), round_trip, notes };
+    let identity = ServerIdentity { host_key: state.trusted.clone(), software: state.software.clone(), address, round_trip, notes };
     drop(state);
     let socket = socket.0.take().expect("the socket is taken here only");
-    Ok(Opened { handle, identity, socket })
+    Ok((Opened { handle, identity, socket }, observed))
 }
 
 fn client_config(config: &SftpConfig, preferred: russh::Preferred) -> client::Config {
@@ -169,7 +168,7 @@ fn client_config(config: &SftpConfig, preferred: russh::Preferred) -> client::Co
         client_id: russh::SshId::Standard(concat!("SSH-2.0-FileFerry_", env!("CARGO_PKG_VERSION")).into()),
         window_size: 4 << 20,
         maximum_packet_size: 32 << 10,
-        channel_buffer_size: 256,
+        channel_buffer_size: if config.jump_host { WAITING_ON_A_HOP } else { 256 },
         preferred,
         inactivity_timeout: None,
         keepalive_interval: config.keepalive,
@@ -184,73 +183,77 @@ fn failed(config: &SftpConfig, kind: ErrorKind) -> Error {
     Error::new(kind, "connect to", config.server())
 }
 
-/// A TCP connection to the first address that answers.
-async fn reach(config: &SftpConfig, deadline: Instant) -> Result<(TcpStream, SocketAddr, Duration)> {
-    let unreachable = |why: String| failed(config, ErrorKind::DestUnreachable).because(why);
-    let host = config.host().trim_start_matches('[').trim_end_matches(']');
-    let found = match tokio::time::timeout_at(deadline, tokio::net::lookup_host((host, config.port()))).await {
-        Err(_) => return Err(unreachable(format!("the name {host} was not resolved in time"))),
-        Ok(Err(error)) => return Err(unreachable(format!("the name {host} was not resolved: {error}"))),
-        Ok(Ok(found)) => found,
-    };
-    let wanted = |address: &SocketAddr| {
-        let family = match config.family {
-            AddressFamily::Any => true,
-            AddressFamily::V4 => address.is_ipv4(),
-            AddressFamily::V6 => address.is_ipv6(),
-        };
-        family && config.bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4())
-    };
-    let addresses: Vec<SocketAddr> = found.filter(wanted).take(MAX_ADDRESSES).collect();
-    if addresses.is_empty() {
-        return Err(unreachable(format!("{host} has no address of the wanted family")));
-    }
-    let mut reasons = Vec::new();
-    for (index, &address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / (addresses.len() - index) as u32;
-        let started = Instant::now();
-        match tokio::time::timeout(share.max(MIN_ADDRESS_TIME).min(left), dial(config, address)).await {
-            Ok(Ok(stream)) => return Ok((stream, address, started.elapsed())),
-            Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
-            Err(_) => reasons.push(format!("{address}: no answer within {:.1} s", started.elapsed().as_secs_f32())),
-        }
-    }
-    Err(unreachable(reasons.join(", ")))
+/// A wire to somebody who has not proved anything yet.
+struct Way {
+    wire: Wire,
+    socket: Socket,
+    /// As messages name it.
+    peer: String,
+    address: Option<SocketAddr>,
+    round_trip: Duration,
 }
 
-async fn dial(config: &SftpConfig, address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    if let Some(bind) = config.bind {
-        socket.bind(SocketAddr::new(bind, 0))?;
-    }
-    socket.connect(address).await
+/// Over the network, direct or through the proxy.
+async fn reach(config: &SftpConfig, deadline: Instant) -> Result<Way> {
+    let road = Road { host: config.host(), port: config.port(), family: config.family, bind: config.bind, proxy: config.proxy.as_ref() };
+    let unreachable = |why: crate::error::BoxError| failed(config, ErrorKind::DestUnreachable).because(why);
+    let reached = road::reach(road, deadline).await.map_err(|obstacle| {
+        let permanent = obstacle.permanent;
+        let error = unreachable(obstacle.into());
+        if permanent { error.exhausted() } else { error }
+    })?;
+    let (wire, socket) = Wire::tcp(reached.tcp).map_err(|error| unreachable(error.into()))?;
+    let peer = reached.target.to_string();
+    Ok(Way { wire, socket, peer, address: reached.target.address(), round_trip: reached.round_trip })
+}
+
+/// Through the jump host, which resolves the name.
+async fn jump(config: &SftpConfig, hop: &Hop, deadline: Instant) -> Result<Way> {
+    let unreachable = |why: String| failed(config, ErrorKind::DestUnreachable).because(why);
+    let host = config.host().trim_start_matches('[').trim_end_matches(']');
+    let started = Instant::now();
+    // sshd writes the origin to its log; the address of this machine is not its business.
+    let opening = hop.handle.channel_open_direct_tcpip(host, u32::from(config.port()), "127.0.0.1", 0);
+    let channel = match tokio::time::timeout_at(deadline, opening).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
+            return Err(unreachable(format!("the {} opens no connection to {host}:{} ({reason:?})", hop.name, config.port())));
+        }
+        Ok(Err(_)) => {
+            let error = failed(config, ErrorKind::NetworkReset).because(format!("the connection to the {} ended", hop.name));
+            return Err(error.on_lost_connection());
+        }
+        Err(_) => {
+            let seconds = config.connect_timeout.as_secs();
+            return Err(unreachable(format!("the {} did not answer whether it connects within {seconds} s", hop.name)));
+        }
+    };
+    let (wire, socket) = Wire::through(hop, channel.into_stream());
+    let peer = format!("{host}:{} behind the {}", config.port(), hop.name);
+    Ok(Way { wire, socket, peer, address: None, round_trip: started.elapsed() })
 }
 
 /// What went wrong before the login, in the words of the network or of the server.
-fn handshake_error(config: &SftpConfig, address: SocketAddr, error: &russh::Error, observed: &Observed) -> Error {
+fn handshake_error(config: &SftpConfig, peer: &str, error: &russh::Error, observed: &Observed) -> Error {
     use std::io::ErrorKind as Io;
     let greeting = observed.state().greeting.clone();
     let no_ssh = !greeting.is_empty() && !greeting.split(|&b| b == b'\n').any(|line| line.starts_with(b"SSH-"));
     let first_bytes =
-        || format!("{address} does not speak SSH; its first bytes are \"{}\"", greeting[..greeting.len().min(120)].escape_ascii());
+        || format!("{peer} does not speak SSH; its first bytes are \"{}\"", greeting[..greeting.len().min(120)].escape_ascii());
     let closed = matches!(error, russh::Error::Disconnect | russh::Error::HUP)
         || matches!(error, russh::Error::IO(e) if matches!(e.kind(), Io::UnexpectedEof | Io::ConnectionReset | Io::BrokenPipe | Io::ConnectionAborted));
     let (kind, why) = match error {
         russh::Error::Version => (ErrorKind::DestProtocol, first_bytes()),
         _ if no_ssh => (ErrorKind::DestProtocol, first_bytes()),
-        _ if closed && greeting.is_empty() => (
-            ErrorKind::DestUnreachable,
-            format!("{address} closed the connection before its greeting; it may limit connections or addresses"),
-        ),
+        _ if closed && greeting.is_empty() => {
+            (ErrorKind::DestUnreachable, format!("{peer} closed the connection before its greeting; it may limit connections or addresses"))
+        }
         _ if closed => match observed.ended() {
             Some(Ended::Message { code, text }) if code == russh::Disconnect::KeyExchangeFailed as u32 => {
-                (ErrorKind::DestProtocol, format!("{address} ended the key exchange: {:?}", shorten(&text)))
+                (ErrorKind::DestProtocol, format!("{peer} ended the key exchange: {:?}", shorten(&text)))
             }
-            Some(Ended::Message { text, .. }) => (ErrorKind::DestUnreachable, format!("{address} ended the session: {:?}", shorten(&text))),
-            _ => (ErrorKind::NetworkReset, format!("{address} closed the connection during the key exchange")),
+            Some(Ended::Message { text, .. }) => (ErrorKind::DestUnreachable, format!("{peer} ended the session: {:?}", shorten(&text))),
+            _ => (ErrorKind::NetworkReset, format!("{peer} closed the connection during the key exchange")),
         },
         russh::Error::NoCommonAlgo { kind, theirs, .. } => {
             let theirs: Vec<_> = theirs.iter().take(20).map(|name| shorten(name)).collect();
@@ -284,6 +287,8 @@ pub(super) enum Ended {
 /// What the session's own task saw, for those who wait outside it.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
+    /// The session's task is over.
+    pub over: CancellationToken,
     received: AtomicU64,
     state: Mutex<State>,
 }
@@ -302,6 +307,16 @@ struct State {
 impl Observed {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Books what came from the server; the first bytes are kept for messages.
+    pub fn saw(&self, new: &[u8]) {
+        let so_far = self.received.fetch_add(new.len() as u64, Ordering::Relaxed);
+        if so_far < MAX_GREETING_BYTES as u64 {
+            let mut state = self.state();
+            let room = MAX_GREETING_BYTES.saturating_sub(state.greeting.len()).min(new.len());
+            state.greeting.extend_from_slice(&new[..room]);
+        }
     }
 
     /// Bytes that came from the server so far.
@@ -327,6 +342,13 @@ pub struct ClientHandler {
 impl std::fmt::Debug for ClientHandler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ClientHandler")
+    }
+}
+
+impl Drop for ClientHandler {
+    /// Its task owns it, so this is the end of the session, whatever ended it.
+    fn drop(&mut self) {
+        self.observed.over.cancel();
     }
 }
 
@@ -410,60 +432,6 @@ impl client::Handler for ClientHandler {
         server_channel_open_direct_tcpip(&str, u32, &str, u32);
         server_channel_open_direct_streamlocal(&str);
         server_channel_open_x11(&str, u32);
-    }
-}
-
-/// The TCP stream as russh sees it: remembers the first bytes for messages, and fails a write that makes no progress,
-/// for which russh has no clock of its own.
-struct Link {
-    stream: TcpStream,
-    observed: Arc<Observed>,
-    stall: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl AsyncRead for Link {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let new = &buffer.filled()[before..];
-        let so_far = self.observed.received.fetch_add(new.len() as u64, Ordering::Relaxed);
-        if so_far < MAX_GREETING_BYTES as u64 {
-            let mut state = self.observed.state();
-            let room = MAX_GREETING_BYTES.saturating_sub(state.greeting.len()).min(new.len());
-            state.greeting.extend_from_slice(&new[..room]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Link {
-    fn watched<T>(&mut self, cx: &mut Context<'_>, result: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
-        if result.is_ready() {
-            self.stalled = None;
-            return result;
-        }
-        let stall = self.stall;
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-        match clock.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncWrite for Link {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.watched(cx, result)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -19,6 +19,7 @@ use super::super::config::{Algorithms, Identity, Prompt, Secret};
 use super::super::trust::fingerprint;
 use super::*;
 use crate::error::chain;
+use crate::road::AddressFamily;
 
 fn config(address: SocketAddr, user: &str) -> SftpConfig {
     SftpConfig::new(Endpoint {

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use model::{Algorithm, Digest, Endpoint, RemotePath};
 
 use super::config::SftpConfig;
-use super::connect::{Opened, Socket, open_session};
+use super::connect::{Opened, open_session};
 use super::error::{EOF, FAILURE, Failure, Lost, NO_SUCH_FILE, OP_UNSUPPORTED};
 use super::link;
 use super::probe::{self, Found};
 use super::session::Session;
+use super::way::Socket;
 use super::wire::{self, Attributes, Fields, Name, Request};
 use super::writer::{SftpWriter, attributes};
 use crate::destination::{

@@ -11,7 +11,7 @@ use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKey, decode_secret_key, signature};
 use tokio::net::UnixStream;
 
-use super::config::{Identity, Secret};
+use super::config::{Identity, InlineKey, Secret};
 use super::known_hosts::read_bounded;
 
 const MAX_KEY_BYTES: usize = 64 << 10;
@@ -34,6 +34,17 @@ impl KeyFile {
     /// `Ok(None)` when there is no such file. Blocking.
     pub fn read(identity: &Identity) -> Result<Option<Self>, String> {
         let Some(text) = read_text(&identity.path)? else { return Ok(None) };
+        Self::of(identity, text).map(Some)
+    }
+
+    /// A key that is in no file of its own, under the name that messages give it.
+    pub fn inline(key: &InlineKey) -> (Identity, Result<Option<Self>, String>) {
+        let identity = Identity { path: PathBuf::from(&key.name), passphrase: key.passphrase.clone(), named: true };
+        let file = Self::of(&identity, key.text.expose().to_owned()).map(Some);
+        (identity, file)
+    }
+
+    fn of(identity: &Identity, text: String) -> Result<Self, String> {
         let parsed = PrivateKey::from_openssh(text.as_bytes()).ok();
         let encrypted = match &parsed {
             Some(key) => key.is_encrypted(),
@@ -51,20 +62,17 @@ impl KeyFile {
             Some(key) => Some(key.public_key().clone()),
             None => read_text(&beside(".pub")).ok().flatten().and_then(|text| PublicKey::from_openssh(text.trim()).ok()),
         };
-        let certificate = match read_text(&beside("-cert.pub"))? {
-            Some(text) => Some(Certificate::from_openssh(text.trim()).map_err(|error| format!("its certificate cannot be read: {error}"))?),
-            None => None,
-        };
+        let certificate = read_certificate(&beside("-cert.pub")).map_err(|why| format!("its certificate cannot be read: {why}"))?;
         // A certificate for another key would only waste an attempt.
         let certificate = certificate.filter(|c| public.as_ref().is_none_or(|p| p.key_data() == c.public_key()));
-        Ok(Some(Self {
+        Ok(Self {
             path: identity.path.clone(),
             text: Secret::new(text),
             encrypted,
             public,
             certificate,
             passphrase: identity.passphrase.clone(),
-        }))
+        })
     }
 
     /// Blocking, and slow on purpose where there is a passphrase.
@@ -76,6 +84,12 @@ impl KeyFile {
             false => format!("it cannot be read: {error}"),
         })
     }
+}
+
+/// `Ok(None)` when there is no such file. Blocking.
+pub(super) fn read_certificate(path: &Path) -> Result<Option<Certificate>, String> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    Certificate::from_openssh(text.trim()).map(Some).map_err(|error| error.to_string())
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, String> {

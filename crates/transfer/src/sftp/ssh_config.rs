@@ -25,30 +25,58 @@ pub struct HostSettings {
     pub identity_agent: Option<String>,
     pub user_known_hosts: Option<Vec<String>>,
     pub host_key_alias: Option<String>,
+    /// All of them count, not only the first.
+    pub certificate_files: Vec<String>,
+    /// Hosts on the way, or `none`.
+    pub proxy_jump: Option<String>,
     /// What was seen and not obeyed.
     pub notes: Vec<String>,
 }
 
-/// Looks `host` (as the user wrote it) up in `files`, strongest first. A missing file is no error; a line that cannot be
-/// understood is, and names file and line.
-pub fn lookup(host: &str, home: Option<&Path>, files: &[PathBuf]) -> Result<HostSettings> {
-    let mut reader = Reader { host, home, settings: HostSettings::default(), files: 0, proxied: false };
-    for file in files {
-        let base = file.parent().map(Path::to_owned).unwrap_or_default();
-        reader.file(file, &base, 0)?;
+/// Whom the settings are for, as far as that is known before they are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// As the user wrote it.
+    pub host: &'a str,
+    pub user: Option<&'a str>,
+    pub local_user: Option<&'a str>,
+}
+
+/// Looks a host up in `files`, strongest first. A missing file is no error; a line that cannot be understood is, and
+/// names file and line. Nothing is ever executed.
+pub fn lookup(asked: Asked<'_>, home: Option<&Path>, files: &[PathBuf]) -> Result<HostSettings> {
+    let mut reader =
+        Reader { asked, home, settings: HostSettings::default(), files: 0, proxied: false, last_pass: false, wants_last_pass: false };
+    reader.pass(files)?;
+    if reader.wants_last_pass {
+        // What the first pass found stays; `Host` is compared with the real name now.
+        reader.last_pass = true;
+        reader.files = 0;
+        reader.pass(files)?;
     }
     Ok(reader.settings)
 }
 
 struct Reader<'a> {
-    host: &'a str,
+    asked: Asked<'a>,
     home: Option<&'a Path>,
     settings: HostSettings,
     files: usize,
     proxied: bool,
+    last_pass: bool,
+    /// A `Match final` was seen.
+    wants_last_pass: bool,
 }
 
 impl Reader<'_> {
+    fn pass(&mut self, files: &[PathBuf]) -> Result<()> {
+        for file in files {
+            let base = file.parent().map(Path::to_owned).unwrap_or_default();
+            self.file(file, &base, 0)?;
+        }
+        Ok(())
+    }
+
     fn file(&mut self, path: &Path, base: &Path, depth: usize) -> Result<()> {
         self.files += 1;
         if depth > MAX_DEPTH || self.files > MAX_FILES {
@@ -75,8 +103,7 @@ impl Reader<'_> {
                     continue;
                 }
                 "match" => {
-                    active = false;
-                    self.note(format!("{}:{}: Match blocks are not supported and were skipped", path.display(), index + 1));
+                    active = self.criteria_hold(values, path, index + 1).map_err(|why| at(&why))?;
                     continue;
                 }
                 _ if !active => continue,
@@ -131,11 +158,27 @@ impl Reader<'_> {
                 value()?;
                 set(&mut settings.user_known_hosts, values.to_vec());
             }
-            "proxyjump" | "proxycommand" if !self.proxied => {
+            "certificatefile" => {
+                let text = value()?;
+                if settings.certificate_files.len() >= MAX_IDENTITIES {
+                    return Err(format!("there are more than {MAX_IDENTITIES} CertificateFile lines"));
+                }
+                if !settings.certificate_files.contains(&text) {
+                    settings.certificate_files.push(text);
+                }
+            }
+            // Whichever of the two comes first rules the other out.
+            "proxyjump" if !self.proxied => {
+                self.proxied = true;
+                set(&mut settings.proxy_jump, value()?);
+            }
+            "proxycommand" if !self.proxied => {
                 self.proxied = true;
                 if !value()?.eq_ignore_ascii_case("none") {
-                    let name = if keyword == "proxyjump" { "ProxyJump" } else { "ProxyCommand" };
-                    self.note(format!("{}:{line}: {name} is not supported yet; the server is reached directly", path.display()));
+                    self.note(format!(
+                        "{}:{line}: ProxyCommand is not run; use ProxyJump or --jump for a host on the way, --proxy for SOCKS5 or HTTP",
+                        path.display()
+                    ));
                 }
             }
             _ => {}
@@ -143,16 +186,64 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The name that is connected to, as far as the settings so far tell.
+    fn host(&self) -> String {
+        let asked = self.asked.host;
+        self.settings.host_name.as_ref().map_or_else(|| asked.to_owned(), |name| name.replace("%h", asked).replace("%%", "%"))
+    }
+
     fn host_matches(&self, patterns: &[String]) -> bool {
-        let mut found = false;
-        for pattern in patterns {
-            match pattern.strip_prefix('!') {
-                Some(negated) if matches_pattern(negated, self.host) => return false,
-                Some(_) => {}
-                None => found |= matches_pattern(pattern, self.host),
-            }
+        let host = if self.last_pass { self.host() } else { self.asked.host.to_owned() };
+        matches_list(patterns.iter().map(String::as_str), &host)
+    }
+
+    /// Whether a `Match` line chooses this host. Criteria after one that does not hold are not looked at.
+    fn criteria_hold(&mut self, words: &[String], path: &Path, line: usize) -> Result<bool, String> {
+        if words.is_empty() {
+            return Err("Match has no criteria".to_owned());
         }
-        found
+        let mut words = words.iter();
+        let mut holds = true;
+        while let Some(word) = words.next() {
+            let (negated, word) = word.strip_prefix('!').map_or((false, word.as_str()), |word| (true, word));
+            // `host=a` and `host a` are the same.
+            let (name, attached) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.to_owned())));
+            let name = name.to_ascii_lowercase();
+            let mut argument = || attached.clone().or_else(|| words.next().cloned()).ok_or_else(|| format!("Match {name} has no value"));
+            let list = |text: String, value: &str| matches_list(text.split(','), value);
+            let result = match name.as_str() {
+                "all" => true,
+                "final" => {
+                    self.wants_last_pass = true;
+                    self.last_pass
+                }
+                // Names are not made canonical here, so that this holds only where everything is read again.
+                "canonical" => self.last_pass,
+                "host" => list(argument()?, &self.host()),
+                "originalhost" => list(argument()?, self.asked.host),
+                "localuser" => {
+                    let text = argument()?;
+                    self.asked.local_user.is_some_and(|user| list(text, user))
+                }
+                "user" => {
+                    let user = self.asked.user.or(self.settings.user.as_deref()).or(self.asked.local_user).map(str::to_owned);
+                    let text = argument()?;
+                    user.is_some_and(|user| list(text, &user))
+                }
+                "exec" | "localnetwork" | "tagged" | "command" | "version" | "sessiontype" => {
+                    argument()?;
+                    if holds {
+                        let why = if name == "exec" { "is never executed" } else { "is not supported" };
+                        self.note(format!("{}:{line}: Match {name} {why}; the block was skipped", path.display()));
+                    }
+                    holds = false;
+                    continue;
+                }
+                _ => return Err(format!("Match has the unknown criterion {:?}", escape_name(word))),
+            };
+            holds &= result != negated;
+        }
+        Ok(holds)
     }
 
     /// The files an `Include` names, in order of name; wildcards may stand in the last part of the path.
@@ -177,10 +268,24 @@ impl Reader<'_> {
     }
 
     fn note(&mut self, text: String) {
-        if self.settings.notes.len() < MAX_NOTES {
-            self.settings.notes.push(escape_name(&text));
+        let text = escape_name(&text);
+        if self.settings.notes.len() < MAX_NOTES && !self.settings.notes.contains(&text) {
+            self.settings.notes.push(text);
         }
     }
+}
+
+/// OpenSSH's pattern lists: one that fits chooses, one with `!` that fits rules out.
+fn matches_list<'a>(patterns: impl Iterator<Item = &'a str>, text: &str) -> bool {
+    let mut found = false;
+    for pattern in patterns {
+        match pattern.strip_prefix('!') {
+            Some(negated) if matches_pattern(negated, text) => return false,
+            Some(_) => {}
+            None => found |= matches_pattern(pattern, text),
+        }
+    }
+    found
 }
 
 fn set<T>(slot: &mut Option<T>, value: T) {
@@ -222,7 +327,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config");
         std::fs::write(&path, text).unwrap();
-        lookup(host, Some(directory.path()), &[path])
+        lookup(Asked { host, user: None, local_user: Some("local") }, Some(directory.path()), &[path])
     }
 
     #[test]
@@ -246,13 +351,52 @@ mod tests {
     }
 
     #[test]
-    fn match_blocks_and_proxies_are_reported() {
-        let settings =
-            read("h", "Match exec true\n User evil\nHost h\n User good\n ProxyJump bastion\n ProxyCommand x\n Ciphers x\n").unwrap();
-        assert_eq!(settings.user.as_deref(), Some("good"));
+    fn match_blocks_choose_by_host_user_and_pass() {
+        let user = |text: &str| read("h1", text).unwrap().user;
+        for (text, chosen) in [
+            ("Match all\n User a\n", true),
+            ("Match host h*,!h2\n User a\n", true),
+            ("Match host=h1 localuser=local\n User a\n", true),
+            ("Match host h*,!h1\n User a\n", false),
+            ("Match !host h2 originalhost h1\n User a\n", true),
+            ("HostName real\nMatch host h1\n User a\n", false),
+            ("HostName %h.example\nMatch host h1.example\n User a\n", true),
+            ("HostName real\nMatch originalhost h1\n User a\n", true),
+            ("Match user local\n User a\n", true),
+            ("Match localuser other\n User a\n", false),
+            ("Match canonical\n User a\n", false),
+            ("Match final host real\n User a\nMatch all\n HostName real\n", true),
+            ("Match final\n Port 1\nHost real\n User a\nHost h1\n HostName real\n", true),
+            ("Host real\n User a\nHost h1\n HostName real\n", false),
+            ("Match host x exec \"touch /tmp/never\"\n User a\n", false),
+        ] {
+            assert_eq!(user(text).is_some(), chosen, "{text}");
+        }
+        assert!(read("h", "Match host x exec false\n User a\n").unwrap().notes.is_empty(), "what cannot hold is not asked");
+        for text in ["Match\n", "Match host\n", "Match hots x\n"] {
+            assert!(read("h", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn commands_are_reported_and_never_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let trace = directory.path().join("trace");
+        let text =
+            format!("Match exec \"touch {0}\"\n User evil\nHost h\n User good\n ProxyCommand touch {0}\n Ciphers x\n", trace.display());
+        let settings = read("h", &text).unwrap();
+        assert_eq!((settings.user.as_deref(), trace.exists()), (Some("good"), false));
         assert_eq!(settings.notes.len(), 2, "{:?}", settings.notes);
-        assert!(settings.notes[0].contains(":1: Match") && settings.notes[1].contains("ProxyJump"));
-        assert!(read("h", "ProxyJump none\nProxyJump b\n").unwrap().notes.is_empty());
+        assert!(settings.notes[0].contains(":1: Match exec is never") && settings.notes[1].contains("--jump"));
+    }
+
+    #[test]
+    fn the_first_of_jump_and_command_counts() {
+        let settings = read("h", "ProxyJump a,b\nProxyCommand x\nProxyJump c\nCertificateFile ~/c1\nCertificateFile ~/c2\n").unwrap();
+        assert_eq!((settings.proxy_jump.as_deref(), settings.notes.len()), (Some("a,b"), 0));
+        assert_eq!(settings.certificate_files, ["~/c1", "~/c2"]);
+        assert_eq!(read("h", "ProxyCommand none\nProxyJump b\n").unwrap().proxy_jump, None);
+        assert_eq!(read("h", "ProxyJump none\nProxyJump b\n").unwrap().proxy_jump.as_deref(), Some("none"));
     }
 
     #[test]
@@ -273,11 +417,12 @@ mod tests {
         std::fs::write(path("d/1.conf"), "User first\nHost else\n Port 1\n").unwrap();
         std::fs::write(path("d/2.conf"), "User second\nHostName two\n").unwrap();
         std::fs::write(path("config"), "Host h\n Include d/*.conf\n Port 7\nHost g\n Include ~/d/2.conf\n").unwrap();
-        let read = |host| lookup(host, Some(directory.path()), &[path("config")]).unwrap();
+        let asked = |host| Asked { host, user: None, local_user: None };
+        let read = |host| lookup(asked(host), Some(directory.path()), &[path("config")]).unwrap();
         let settings = read("h");
         assert_eq!((settings.user.as_deref(), settings.host_name.as_deref(), settings.port), (Some("first"), Some("two"), Some(7)));
         assert_eq!(read("g").user.as_deref(), Some("second"));
         std::fs::write(path("config"), "Include config\n").unwrap();
-        assert!(lookup("h", None, &[path("config")]).is_err());
+        assert!(lookup(asked("h"), None, &[path("config")]).is_err());
     }
 }

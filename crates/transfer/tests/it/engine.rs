@@ -144,7 +144,7 @@ async fn every_grade_is_earned_or_refused() {
 #[tokio::test]
 async fn a_stopped_engine_goes_on_where_it_was() {
     let (mut ferry, source, destination) = ferry(&[("large", 60_000_000)]);
-    ferry.tuning.bandwidth = Some(200 << 20);
+    ferry.tuning.bandwidth = Some(200 << 20).into();
     let stop = tokio_util::sync::CancellationToken::new();
     let meter = ferry.meter.clone();
     let stopper = {
@@ -162,7 +162,7 @@ async fn a_stopped_engine_goes_on_where_it_was() {
     assert!(destination.bytes("/in/large").is_none(), "a final name holds the whole file or nothing new");
     let sent_before = destination.accepted();
 
-    ferry.tuning.bandwidth = None;
+    ferry.tuning.bandwidth = None.into();
     ferry.run(&["large"]).await.unwrap();
     assert_whole(&source, &destination, "large");
     only_finals(&destination);

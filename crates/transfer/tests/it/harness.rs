@@ -169,7 +169,7 @@ pub fn tuning() -> Tuning {
         lanes: 16,
         range_size: 10 << 20,
         budget: 32 << 20,
-        bandwidth: None,
+        bandwidth: model::Bandwidth::default(),
         backoff: Backoff { attempts: 3, base: Duration::from_millis(20), cap: Duration::from_millis(100) },
         thresholds: Thresholds::default(),
     }

@@ -13,6 +13,7 @@ mod fuzzing;
 mod harness;
 mod hostile_ftp;
 mod hostile_sftp;
+mod roads;
 mod s3;
 mod semantics;
 mod servers;

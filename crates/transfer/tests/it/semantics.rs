@@ -120,7 +120,7 @@ async fn a_changed_source_is_an_error_and_never_a_mixture() {
     let other = pattern(60_000_001)[1..].to_vec();
     // While it runs.
     let (mut ferry, source, destination) = one_file(60_000_000);
-    ferry.tuning.bandwidth = Some(100 << 20);
+    ferry.tuning.bandwidth = Some(100 << 20).into();
     let (changing, meter, bytes) = (source.clone(), ferry.meter.clone(), other.clone());
     tokio::spawn(async move {
         while meter.snapshot().bytes_done == 0 {
@@ -134,7 +134,7 @@ async fn a_changed_source_is_an_error_and_never_a_mixture() {
 
     // Between an interruption and its resume.
     let (mut ferry, source, destination) = one_file(60_000_000);
-    ferry.tuning.bandwidth = Some(100 << 20);
+    ferry.tuning.bandwidth = Some(100 << 20).into();
     let stop = stop_after(&ferry, 10_000_000);
     assert_eq!(ferry.run_until(&["a"], &stop).await.unwrap_err().kind, ErrorKind::Cancelled);
     source.put("a", other);
@@ -170,7 +170,7 @@ async fn two_copies_to_one_name_have_one_winner() {
 #[tokio::test]
 async fn the_next_run_publishes_a_kept_file_under_its_own_policy() {
     let (mut ferry, source, destination) = one_file(20_000_000);
-    ferry.tuning.bandwidth = Some(200 << 20);
+    ferry.tuning.bandwidth = Some(200 << 20).into();
     let (meter, other) = (ferry.meter.clone(), destination.clone());
     tokio::spawn(async move {
         while meter.snapshot().bytes_done == 0 {
@@ -216,7 +216,7 @@ async fn bytes_go_to_a_temporary_name_unless_told_otherwise() {
         destination.make_directories("/in/tmp");
         ferry.wishes.publish = publish;
         ferry.wishes.verify = Verify::Auto;
-        ferry.tuning.bandwidth = Some(100 << 20);
+        ferry.tuning.bandwidth = Some(100 << 20).into();
         let stop = stop_after(&ferry, 5_000_000);
         assert_eq!(ferry.run_until(&["a"], &stop).await.unwrap_err().kind, ErrorKind::Cancelled);
         assert_eq!(destination.bytes("/in/a").is_some(), publish == Publish::InPlace, "{publish}");

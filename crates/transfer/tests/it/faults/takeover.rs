@@ -182,7 +182,7 @@ async fn a_restart_between_two_connections_of_one_file_is_noticed() {
     let late = Arc::new(Late { inner: destination.clone(), connects: AtomicU64::new(0), now: Notify::new() });
     let mut ferry = Ferry::new(Arc::new(source.clone()), late.clone(), "/in");
     (ferry.tuning.range_size, ferry.tuning.connections) = (1 << 20, Some(2));
-    ferry.tuning.bandwidth = Some(100 << 20);
+    ferry.tuning.bandwidth = Some(100 << 20).into();
     let meter = ferry.meter.clone();
     let restart = tokio::spawn({
         let destination = destination.clone();
