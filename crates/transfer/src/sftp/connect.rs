@@ -98,6 +98,7 @@ struct Shaken {
     handle: Handle<ClientHandler>,
     observed: Arc<Observed>,
     address: SocketAddr,
+    local_address: Option<std::net::IpAddr>,
     round_trip: Duration,
     socket: ShutOnDrop,
 }
@@ -120,6 +121,7 @@ impl Drop for ShutOnDrop {
 
 async fn handshake(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Preferred, deadline: Instant) -> Result<Shaken, Failure> {
     let (stream, address, round_trip) = reach(config, deadline).await.map_err(Failure::Other)?;
+    let local_address = stream.local_addr().ok().map(|local| local.ip());
     let observed = Arc::new(Observed::default());
     let split = || -> std::io::Result<_> {
         let stream = stream.into_std()?;
@@ -131,7 +133,7 @@ async fn handshake(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Pre
     let handler = ClientHandler { observed: observed.clone(), trust };
     let connecting = client::connect_stream(Arc::new(client_config(config, preferred)), link, handler);
     match tokio::time::timeout_at(deadline, connecting).await {
-        Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, round_trip, socket }),
+        Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, local_address, round_trip, socket }),
         Ok(Err(error)) => {
             let refusal = observed.state().refusal.take();
             Err(refusal.map_or_else(|| Failure::Other(handshake_error(config, address, &error, &observed)), Failure::Refused))
@@ -148,13 +150,20 @@ async fn handshake(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Pre
 }
 
 async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<Opened> {
-    let Shaken { mut handle, observed, address, round_trip, mut socket } = shaken;
+    let Shaken { mut handle, observed, address, local_address, round_trip, mut socket } = shaken;
     let mut notes = config.notes.clone();
     notes.append(&mut observed.state().notes.clone());
     notes.extend(auth::log_in(&mut handle, config, &observed, deadline).await?);
     let state = observed.state();
-    let identity =
-        ServerIdentity { host_key: state.trusted.clone(), software: state.software.clone(), address: Some(address), round_trip, notes };
+    let identity = ServerIdentity {
+        host_key: state.trusted.clone(),
+        software: state.software.clone(),
+        address: Some(address),
+        local_address,
+        round_trip,
+        notes,
+        facts: Vec::new(),
+    };
     drop(state);
     let socket = socket.0.take().expect("the socket is taken here only");
     Ok(Opened { handle, identity, socket })
