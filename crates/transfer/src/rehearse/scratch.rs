@@ -16,7 +16,10 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// The names of copies, without the directory that some templates put them in: it may not be there.
     pub fn new(directory: RemotePath, template: TempName, unique: TransferId) -> Self {
+        let last = template.as_str().rsplit('/').next().unwrap_or_default();
+        let template = TempName::parse(last).unwrap_or_default();
         Self { directory, template, unique, next: 1, there: Vec::new() }
     }
 
