@@ -65,6 +65,7 @@ pub fn known(profile: &Profile, now: Timestamp) -> Known {
     let believed = [Ability::OffsetWrites, Ability::Continues, Ability::Rename, Ability::HashSha256, Ability::HashMd5];
     Known {
         software: profile.software.clone(),
+        fingerprint: profile.fingerprint.clone(),
         logins: limited(profile, now).map(|logins| logins.granted as usize),
         // What is not offered is asked anew with every login, at no cost.
         refused: believed.into_iter().filter(|ability| refusal(profile, *ability, now).is_some_and(|f| !is_unoffered(f))).collect(),

@@ -194,6 +194,7 @@ impl FileRun {
         self.identity = Identity::from(seat.identity());
         self.server_notes.clone_from(&seat.identity().notes);
         self.engine.meet(seat.identity());
+        self.server_notes.extend(self.engine.changed.lock().expect("no panic while holding the lock").iter().cloned());
         if self.engine.setup.wishes.publish != Publish::InPlace {
             self.doubt_renames(&seat).await?;
         }

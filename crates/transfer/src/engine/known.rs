@@ -16,6 +16,8 @@ use crate::{ErrorKind, RenameMode, Result, ServerIdentity};
 pub struct Known {
     /// As it called itself then: another one is believed to be able again.
     pub software: Option<String>,
+    /// What proved it then. Another one is only told of: whether it is trusted is decided while connecting.
+    pub fingerprint: Option<String>,
     /// Sessions that it grants at once, if one more was refused.
     pub logins: Option<usize>,
     pub refused: BTreeSet<Ability>,
@@ -63,7 +65,13 @@ impl Inner {
             learned.identity = Some(identity.clone());
         }
         let now = identity.software.as_deref().map(model::profile::bounded);
-        if self.known.software.is_some() && now.is_some() && self.known.software != now {
+        let differs = |before: &Option<String>, now: &Option<String>| before.is_some() && now.is_some() && before != now;
+        let mut changed = self.changed.lock().expect("no panic while holding the lock");
+        if differs(&self.known.fingerprint, &identity.host_key) {
+            changed.push("the server proved itself otherwise than at the last look".to_owned());
+        }
+        if differs(&self.known.software, &now) {
+            changed.push("the server runs other software than at the last look".to_owned());
             *self.offsets.lock().expect("no panic while holding the lock") = None;
             *self.continues.lock().expect("no panic while holding the lock") = None;
             self.set_doubt(Doubt::Nothing);

@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     continues: Mutex<Option<bool>>,
     known: Known,
     learned: Mutex<Learned>,
+    /// What is not as it was known; for receipts.
+    changed: Mutex<Vec<String>>,
     doubt: Mutex<Doubt>,
     /// Held while one file finds that out, so that the others wait for its answer.
     learning: tokio::sync::Mutex<()>,
@@ -138,6 +140,7 @@ impl Engine {
             offsets: Mutex::new(known.refused.contains(&Ability::OffsetWrites).then_some(false)),
             continues: Mutex::new(known.refused.contains(&Ability::Continues).then_some(false)),
             learned: Mutex::default(),
+            changed: Mutex::default(),
             doubt: Mutex::new(if known.refused.contains(&Ability::Rename) { Doubt::Renames } else { Doubt::Nothing }),
             known,
             learning: tokio::sync::Mutex::default(),

@@ -20,6 +20,7 @@ pub use config::{AddressFamily, Algorithms, Identity, Prompt, Secret, SftpConfig
 pub use connect::{ClientHandler, Opened, Socket, open_session};
 pub use connection::{SftpConnection, SftpConnector};
 pub use error::StatusError;
+pub use keys::public_key_line;
 pub use ssh_config::{HostSettings, lookup};
 pub use trust::{Expected, Refusal, RefusalReason};
 pub use writer::SftpWriter;
