@@ -112,11 +112,11 @@ pub fn setting(profile: &Profile, ability: Ability) -> Option<&'static str> {
         (Software::Vsftpd, A::Write) => "write_enable=YES, and anon_upload_enable=YES for virtual users",
         (Software::Vsftpd, A::Continues) => "take REST out of cmds_denied",
         (Software::Vsftpd, A::Resumes) => "lock_upload_files=NO, so that a broken session does not keep the file locked",
-        (Software::Vsftpd, A::Rename | A::Replace) => "take RNFR and RNTO out of cmds_denied; anon_other_write_enable=YES for virtual users",
-        (Software::Vsftpd, A::Remove | A::Overwrite) => "take DELE out of cmds_denied; anon_other_write_enable=YES for virtual users",
-        (Software::Vsftpd, A::Read) => {
-            "download_enable=YES, anon_world_readable_only=NO, and chown_uploads=NO so that our files stay ours"
+        (Software::Vsftpd, A::Rename | A::Replace) => {
+            "take RNFR and RNTO out of cmds_denied; anon_other_write_enable=YES for virtual users"
         }
+        (Software::Vsftpd, A::Remove | A::Overwrite) => "take DELE out of cmds_denied; anon_other_write_enable=YES for virtual users",
+        (Software::Vsftpd, A::Read) => "download_enable=YES, anon_world_readable_only=NO, and chown_uploads=NO so that our files stay ours",
         (Software::Vsftpd, A::List) => "dirlist_enable=YES",
         (Software::Vsftpd, A::Stat) => "take SIZE out of cmds_denied",
         (Software::Vsftpd, A::MakeDirectory) => "anon_mkdir_write_enable=YES for virtual users",

@@ -143,7 +143,8 @@ mod tests {
         profile.note(Ability::Continues, false, "451 Restart not permitted", now);
         profile.left("/in/.ff-x.part");
         let endpoint = Endpoint { protocol: Protocol::Ftpes, host: "ftp.example".into(), port: None, user: Some("ferry".into()) };
-        let sender = Sender { addresses: vec!["10.0.0.7".into()], proof: Some("certificate"), directory: "/in".into(), ..Sender::default() };
+        let sender =
+            Sender { addresses: vec!["10.0.0.7".into()], proof: Some("certificate"), directory: "/in".into(), ..Sender::default() };
         let text = letter(&profile, &endpoint, &sender);
         let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use app::event::FileReport;
 use app::history::{self, HistoryEntry};
-use app::{advice, profiles};
 use app::transfers::is_open;
+use app::{advice, profiles};
 use jiff::Timestamp;
 use model::TransferId;
 use store::{Mutation, Store, TransferQuery, TransferRecord};

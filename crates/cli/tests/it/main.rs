@@ -5,6 +5,8 @@ mod ftps;
 mod names;
 mod promises;
 mod receipts;
+mod rehearse;
+mod rehearse_hostile;
 mod resources;
 mod semantics;
 mod shop;

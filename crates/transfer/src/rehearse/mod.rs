@@ -110,9 +110,7 @@ impl Step {
             Self::Offsets => &[Ability::OffsetWrites],
             Self::Continue => &[Ability::Continues],
             Self::Cut => &[Ability::Resumes],
-            Self::Names => {
-                &[Ability::KeepsCase, Ability::KeepsSpaces, Ability::KeepsDots, Ability::KeepsUnicode, Ability::LongNames]
-            }
+            Self::Names => &[Ability::KeepsCase, Ability::KeepsSpaces, Ability::KeepsDots, Ability::KeepsUnicode, Ability::LongNames],
             Self::Logins => &[],
         }
     }
