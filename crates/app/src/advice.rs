@@ -52,7 +52,7 @@ fn cost(profile: &Profile, ability: Ability) -> Option<&'static str> {
         Ability::Remove => "temporary files of interrupted deliveries stay",
         Ability::Rename => "a file would be seen under its final name while it is still incomplete",
         Ability::Replace => "a newer version cannot take the place of an older one in one step",
-        Ability::OffsetWrites if !profile.fact(ability).is_some_and(|fact| fact.evidence == "not offered") => {
+        Ability::OffsetWrites if profile.fact(ability).is_none_or(|fact| fact.evidence != "not offered") => {
             "large files travel over one connection only"
         }
         Ability::Continues if stream => "an interrupted file starts over from its beginning",

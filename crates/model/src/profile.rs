@@ -33,7 +33,7 @@ impl From<bool> for Tried {
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Yes => "yes",
             Self::No => "no",
             Self::Unknown => "unknown",

@@ -382,7 +382,10 @@ impl Pool {
                 let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
                 if live > 0 && state.target > live {
                     (state.target, state.limit) = (live, live);
-                    state.granted = Some((live, chain(&error)));
+                    // A line that broke says nothing about how many sessions there may be.
+                    if matches!(error.kind, ErrorKind::DestAuth | ErrorKind::DestUnreachable) {
+                        state.granted = Some((live, chain(&error)));
+                    }
                     info!(granted = live, error = %chain(&error), "the server grants no more connections");
                     state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
                 }

@@ -62,6 +62,7 @@ async fn a_server_that_hangs_in_the_middle_ends_the_rehearsal_and_what_stays_is_
     let ran = rehearse(&shop, &partner, &["--stall-timeout", "1s", "--connect-timeout", "2s"]);
     assert_eq!(ran.code, 5, "{}\n{}", ran.err, ran.out);
     assert!(ran.err.contains("left behind, because it could not be removed: /in/.ff-"), "{}", ran.err);
+    assert!(!shop.home.run(&["profile", "show", &partner.url]).out.contains("resumes"), "half a look is not kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,6 +165,27 @@ async fn what_a_server_learned_since_is_noticed_and_kept() {
     assert_eq!(files_below(&server.file("/in")).len(), 1);
     let shown = shop.home.run(&["profile", "show", &url(&server), "--json"]).objects().pop().unwrap();
     assert_eq!((known(&shown, "rename"), shown["facts"]["rename"]["by"].as_str()), ("yes".into(), Some("copy")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_other_software_are_not_believed_and_the_receipt_says_so() {
+    use testkit::ftp_sandbox::{Action, Restart, RestartRule};
+    let restart = Restart { rule: RestartRule::DownloadsOnly, ..Restart::default() };
+    let shop = shop().await;
+    let server = ftp(ftp_sandbox::Behaviour { restart, ..ftp_sandbox::Behaviour::default() }).await;
+    assert_eq!(run_ftp(&shop, &server, &["rehearse", &url(&server)]).code, 0);
+    server.change(|behaviour| behaviour.restart = Restart::default());
+    server.on(|operation| match operation.is("CONNECT") {
+        true => Action::Raw(b"220 Another software, all new\r\n"[..].to_vec().into()),
+        false => Action::Proceed,
+    });
+    shop.bucket.put("large", Content::generated(3, 12 << 20));
+    let ran = run_ftp(&shop, &server, &["copy", "s3://b/large", &url(&server)]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("this server has changed: software: ") && ran.err.contains("now Another software"), "{}", ran.err);
+    assert!(ran.err.contains("this server has changed: goes on with a file at an offset: no on"), "{}", ran.err);
+    let delivered = ran.objects().into_iter().find(|line| line["type"] == "file").unwrap();
+    assert!(delivered["notes"].to_string().contains("other software than at the last look"), "{delivered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,6 +133,8 @@ const RETURNS: u32 = 6;
 const RETURN_AFTER: Duration = Duration::from_millis(500);
 /// The most that clearing up may take, all together.
 const CLEARING: Duration = Duration::from_secs(30);
+/// And the closing of a session in good order.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Where things are tried: a directory of a server, the scratch files in it, and what was found out.
 #[derive(Debug)]
@@ -242,7 +244,7 @@ impl Ground {
             self.profile.left(path.as_str());
         }
         if let Some(connection) = self.connection.take() {
-            let _ = tokio::time::timeout(self.patience, connection.close()).await;
+            let _ = tokio::time::timeout(self.patience.min(GOODBYE), connection.close()).await;
         }
     }
 
@@ -320,7 +322,6 @@ impl Ground {
         let capabilities = connection.capabilities();
         let offers = [
             (Ability::OffsetWrites, capabilities.offset_writes),
-            (Ability::Continues, capabilities.continues || capabilities.offset_writes),
             (Ability::Sync, capabilities.sync),
             (Ability::Replace, capabilities.atomic_replace),
             (Ability::SetTimes, capabilities.set_times),
@@ -333,6 +334,13 @@ impl Ground {
             match offered {
                 true => self.note(ability, Tried::Unknown, "offered, not tried"),
                 false => self.note(ability, false, "not offered"),
+            }
+        }
+        // Where offsets can be written there is nothing to continue.
+        if !capabilities.offset_writes {
+            match capabilities.continues {
+                true => self.note(Ability::Continues, Tried::Unknown, "offered, not tried"),
+                false => self.note(Ability::Continues, false, "not offered"),
             }
         }
         let confirms = if capabilities.confirms_writes { "by the protocol" } else { "only the end of a file is answered" };

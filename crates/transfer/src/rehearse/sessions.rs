@@ -2,7 +2,7 @@
 
 use model::Logins;
 
-use super::Ground;
+use super::{GOODBYE, Ground};
 use crate::Result;
 use crate::error::chain;
 
@@ -39,7 +39,7 @@ impl Ground {
             }
         }
         for connection in held {
-            let _ = tokio::time::timeout(self.patience, connection.close()).await;
+            let _ = tokio::time::timeout(self.patience.min(GOODBYE), connection.close()).await;
         }
         Ok(())
     }
