@@ -26,6 +26,8 @@ pub struct StoreLedger {
     source: std::sync::Arc<dyn transfer::Source>,
     begun: Timestamp,
     tally: Mutex<Tally>,
+    /// What is known of the server, to explain failures with.
+    known: Mutex<Option<model::Profile>>,
 }
 
 impl std::fmt::Debug for StoreLedger {
@@ -122,7 +124,13 @@ impl StoreLedger {
         source: std::sync::Arc<dyn transfer::Source>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { store, letterhead, destination, if_exists, events, source, begun: Timestamp::now(), tally: Mutex::default() }
+        let (tally, known) = Default::default();
+        Self { store, letterhead, destination, if_exists, events, source, begun: Timestamp::now(), tally, known }
+    }
+
+    /// Failures are explained with what is known of the server.
+    pub fn explain_with(&self, known: Option<model::Profile>) {
+        *self.known.lock().expect("no panic while holding the lock") = known;
     }
 
     pub fn tally(&self) -> Tally {
@@ -280,7 +288,12 @@ impl Ledger for StoreLedger {
         self.commit("record the failure", state).await?;
         let mut report = self.report(file, failed.state).await?;
         let digests: String = failed.digests.iter().map(|(name, value)| format!("; {name} {value}")).collect();
-        report.error = Some(ErrorReport::new(failed.error.kind, format!("{message}{digests}")));
+        let mut error = ErrorReport::new(failed.error.kind, format!("{message}{digests}"));
+        let known = self.known.lock().expect("no panic while holding the lock").clone();
+        if let Some(advice) = known.and_then(|known| crate::advice::for_failure(&known, failed.error.kind)) {
+            error.next = format!("{}; {advice}", error.next);
+        }
+        report.error = Some(error);
         report.kept = failed.kept.as_ref().map(|p| p.to_string());
         {
             let mut tally = self.tally.lock().expect("no panic while holding the lock");

@@ -54,6 +54,15 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Remove temporary files that interrupted copies of ours left at a destination
     Clean(CleanArgs),
+    /// Try a destination out with scratch files: resuming, renaming, proof, limits; kept for later copies
+    Rehearse(RehearseArgs),
+    /// Look at a destination quickly: login, features, one small scratch file
+    Probe(RehearseArgs),
+    /// What is known of a destination
+    Profile {
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
     /// Show what was copied from this machine
     History(HistoryArgs),
     /// Check receipts; show, rotate and trust signing keys
@@ -174,6 +183,40 @@ pub struct CleanArgs {
     pub temp_name: Option<TempName>,
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    /// sftp://…, ftpes://…, ftps://…, ftp://… or file:///DIRECTORY/
+    pub url: String,
+    /// Directory for the scratch files instead of the URL's; below it unless it begins with /
+    #[arg(long, value_name = "DIRECTORY")]
+    pub dir: Option<String>,
+    /// Write nothing: only the login, and what the server says of itself
+    #[arg(long)]
+    pub read_only: bool,
+    /// Write a letter to the partner's administrator into FILE; - prints it
+    #[arg(long, value_name = "FILE")]
+    pub letter: Option<PathBuf>,
+    /// Name of scratch files; {id} is the unique part [default: .ff-{id}.part]
+    #[arg(long, value_name = "TEMPLATE", value_parser = TempName::parse)]
+    pub temp_name: Option<TempName>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Print what is known of a destination, and since when
+    Show(ProfileArgs),
+    /// Forget it; the next copy learns anew
+    Forget(ProfileArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// sftp://…, ftpes://…, ftps://… or ftp://…; only user, host and port count
+    pub url: String,
 }
 
 #[derive(Debug, Args)]

@@ -126,9 +126,14 @@ fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, s
 }
 
 fn listen(screen: &Screen) -> Result<Control, Trouble> {
-    let control = Control::default();
     let said = screen.clone();
-    signals::install(control.clone(), move |line| said.note(line)).map_err(deaf)?;
+    stop_on_signal(move |line| said.note(line))
+}
+
+/// `say` gets the line with which a signal is answered.
+pub fn stop_on_signal(say: impl Fn(&str) + Send + 'static) -> Result<Control, Trouble> {
+    let control = Control::default();
+    signals::install(control.clone(), say).map_err(deaf)?;
     Ok(control)
 }
 

@@ -33,13 +33,18 @@ pub async fn prune(older_than: Duration, environment: &Environment, screen: &Scr
 
 /// One transfer in full: how it stands, and its files that need attention first.
 pub async fn explain(id: &TransferId, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
-    let (entry, mut reports) = backend::explain_transfer(&environment.place(screen), id).await?;
+    let runtime::Explained { entry, files: mut reports, known } = backend::explain_transfer(&environment.place(screen), id).await?;
     screen.say(&line(&entry));
-    screen.object(&object(&entry));
+    let mut described = object(&entry);
+    described["known"] = json!(known);
+    screen.object(&described);
     if let Some((class, message)) = &entry.error {
         screen.say(&format!("  {class}: {message}"));
         screen.say(&format!("  whose move: {}", class.whose_move()));
         screen.say(&format!("  next: {}", class.next_step()));
+    }
+    for text in &known {
+        screen.say(&format!("  {text}"));
     }
     reports.sort_by_key(|report| (report.error.is_none(), report.file));
     for report in &reports {

@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod receipt;
 mod receipt_file;
+mod rehearse;
 mod report;
 mod settings;
 mod signals;
@@ -126,6 +127,9 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
         Command::Hash(args) => browse::hash(args, environment, screen).await,
         Command::Clean(args) => browse::clean(args, environment, screen).await,
         Command::Resume(args) => copy::resume(args, request, environment, screen).await,
+        Command::Rehearse(args) => rehearse::rehearse(args, false, environment, screen).await,
+        Command::Probe(args) => rehearse::rehearse(args, true, environment, screen).await,
+        Command::Profile { command } => rehearse::profile(command, environment, screen).await,
         Command::History(args) => match &args.command {
             None => history::show(args.limit, environment, screen).await,
             Some(HistoryCommand::Prune { older_than }) => history::prune(*older_than, environment, screen).await,

@@ -181,6 +181,7 @@ impl Request {
             Command::Ls(args) => (&args.url, &args.server),
             Command::Hash(args) => (&args.url, &args.server),
             Command::Clean(args) => (&args.url, &args.server),
+            Command::Rehearse(args) | Command::Probe(args) => (&args.url, &args.server),
             _ => return Ok(()),
         };
         if server.client_key.is_some() && server.client_cert.is_none() {

@@ -9,6 +9,7 @@ use app::feed::ManifestFeed;
 use app::ledger::{StoreLedger, Tally};
 use app::logins::StoreLogins;
 use app::manifest::{Manifest, Totals};
+use app::profiles;
 use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
@@ -225,7 +226,9 @@ impl Run<'_> {
         ));
         let logins =
             StoreLogins::new(self.store.clone(), self.destination.key.clone(), self.destination.credential.clone(), options.retry_auth);
-        let engine = Engine::new(Setup {
+        let known = self.known().await;
+        ledger.explain_with(known.clone());
+        let setup = Setup {
             transfer: held.record.id.clone(),
             run: held.record.run,
             epoch: held.lease.epoch,
@@ -240,7 +243,8 @@ impl Run<'_> {
             root: self.naming.root.clone(),
             temp_name: options.temp_name.clone(),
             stop: stop.clone(),
-        });
+        };
+        let engine = Engine::knowing(setup, known.map(|profile| profiles::known(&profile, Timestamp::now())).unwrap_or_default());
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
         let mut watching = JoinSet::new();
         watching.spawn(tell_progress(held.record.id.clone(), meter, self.events.clone()));
@@ -257,9 +261,36 @@ impl Run<'_> {
             sweep::after_run(Whose::Own, &self.store, held, &engine, options, &self.naming).await;
         }
         engine.pool().close().await;
+        self.remember(&engine).await;
         let ended = ledger.tally();
         tally.merge(ended);
         outcome.map_err(app::Error::from)
+    }
+
+    /// What earlier looks at this server have shown; what that means is said before anything is sent.
+    async fn known(&self) -> Option<model::Profile> {
+        let known = profiles::load(&self.store, &self.destination.key).await;
+        let known = known.inspect_err(|error| tracing::warn!(error = %error.message, "the profile cannot be read")).ok().flatten()?;
+        for warning in profiles::warnings(&known, &self.spec.options, Timestamp::now()) {
+            let _ = self.events.send(Event::Note(warning)).await;
+        }
+        Some(known)
+    }
+
+    /// Keeps what this run found out. What has changed since the last look is said; it never makes a copy fail.
+    async fn remember(&self, engine: &Engine) {
+        if self.destination.endpoint.protocol == model::Protocol::File {
+            return;
+        }
+        let Some(newer) = profiles::learned(&self.destination.key, &engine.learned(), Timestamp::now()) else { return };
+        match profiles::observe(&self.store, newer).await {
+            Ok((_, drift)) => {
+                for text in profiles::drift_notes(&drift) {
+                    let _ = self.events.send(Event::Note(text)).await;
+                }
+            }
+            Err(error) => tracing::warn!(error = %error.message, "what was learnt of the server could not be kept"),
+        }
     }
 
     /// Lists the source into the manifest. Keys that cannot have a name fail here, before anything is connected.

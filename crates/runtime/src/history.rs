@@ -5,10 +5,12 @@ use std::time::Duration;
 use app::event::FileReport;
 use app::history::{self, HistoryEntry};
 use app::transfers::is_open;
+use app::{advice, profiles};
 use jiff::Timestamp;
 use model::TransferId;
 use store::{Mutation, Store, TransferQuery, TransferRecord};
 
+use crate::open::{self, Login};
 use crate::{Failure, Place};
 
 /// Files shown by `explain`.
@@ -19,9 +21,37 @@ pub async fn history(place: &Place, limit: usize) -> Result<Vec<HistoryEntry>, F
     Ok(history::list(&place.store().await?, limit).await?)
 }
 
-/// One transfer and the files of it that are not where they should be.
-pub async fn explain_transfer(place: &Place, id: &TransferId) -> Result<(HistoryEntry, Vec<FileReport>), Failure> {
-    Ok(history::explain(&place.store().await?, id, EXPLAINED).await?)
+/// One transfer, the files of it that are not where they should be, and what is known of its server that may explain it.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    pub entry: HistoryEntry,
+    pub files: Vec<FileReport>,
+    pub known: Vec<String>,
+}
+
+pub async fn explain_transfer(place: &Place, id: &TransferId) -> Result<Explained, Failure> {
+    let store = place.store().await?;
+    let (entry, mut files) = history::explain(&store, id, EXPLAINED).await?;
+    let mut known = Vec::new();
+    if let Some(profile) = profile_of(place, &store, id).await {
+        if let Some((class, _)) = &entry.error {
+            known.extend(advice::for_failure(&profile, *class));
+        }
+        for error in files.iter_mut().filter_map(|file| file.error.as_mut()) {
+            let Some(advice) = advice::for_failure(&profile, error.class) else { continue };
+            error.next = format!("{}; {advice}", error.next);
+        }
+        known.extend(profiles::warnings(&profile, &app::Options::default(), Timestamp::now()));
+    }
+    Ok(Explained { entry, files, known })
+}
+
+/// The settings of a transfer may no longer lead to its server; then nothing is known.
+async fn profile_of(place: &Place, store: &Store, id: &TransferId) -> Option<model::Profile> {
+    let record = store.transfer(id).await.ok()??;
+    let spec = crate::stored_spec(&record).ok()?;
+    let side = open::destination(&spec.destination, &spec.server, &spec.options, None, Login::Never, place).ok()?;
+    profiles::load(store, &side.key).await.ok()?
 }
 
 /// Forgets finished transfers that ended longer ago than this. What was delivered stays known, so that nothing is

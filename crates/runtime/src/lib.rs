@@ -13,6 +13,7 @@ mod netrc;
 mod open;
 mod process;
 pub mod rclone;
+mod rehearse;
 pub mod secret;
 mod select;
 mod sweep;
@@ -25,8 +26,9 @@ pub use app::history::HistoryEntry;
 pub use browse::{check, hash, list};
 pub use clean::{abandon, clean};
 pub use copy::{copy, resume};
-pub use history::{explain_transfer, history, prune};
+pub use history::{Explained, explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
+pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
 

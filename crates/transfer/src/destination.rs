@@ -65,10 +65,21 @@ pub struct ServerIdentity {
     /// The software as it calls itself.
     pub software: Option<String>,
     pub address: Option<std::net::SocketAddr>,
+    /// Our own address on this connection; the server may see a translated one.
+    pub local_address: Option<std::net::IpAddr>,
     /// Time from a request to its answer, measured while connecting.
     pub round_trip: std::time::Duration,
     /// What the user should know: a legacy algorithm, a missing extension.
     pub notes: Vec<String>,
+    /// What only the protocol can know of the server: versions, limits, extensions. A few, each short.
+    pub facts: Vec<ServerFact>,
+}
+
+/// A short name, the same for every server of a protocol, and what this server has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFact {
+    pub name: &'static str,
+    pub value: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

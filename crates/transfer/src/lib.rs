@@ -16,6 +16,7 @@ pub mod meter;
 pub mod plan;
 pub mod pool;
 pub mod port;
+pub mod rehearse;
 pub mod retry;
 pub mod road;
 pub mod s3;
@@ -26,7 +27,8 @@ pub mod source;
 pub mod stream;
 
 pub use destination::{
-    Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerIdentity, Writer,
+    Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerFact, ServerIdentity,
+    Writer,
 };
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use source::{Listing, ListingOptions, Object, Pages, Pin, Source, StoredChecksum};

@@ -60,6 +60,10 @@ struct State {
     target: usize,
     /// What `target` may grow to.
     limit: usize,
+    /// What an earlier run was granted when it was refused more.
+    expected: Option<usize>,
+    /// What this run was granted when it was refused more, and how that was said.
+    granted: Option<(usize, String)>,
     ramp: Option<Ramp>,
     /// A login succeeded, so a later refusal is about their number.
     proven: bool,
@@ -169,6 +173,16 @@ impl Pool {
     /// How many connections this pool means to use, once the first one told how far the server is.
     pub fn target(&self) -> usize {
         self.lock().target
+    }
+
+    /// An earlier run was refused more sessions than this; nobody asks for more.
+    pub fn expect_logins(&self, logins: Option<usize>) {
+        self.lock().expected = logins.map(|logins| logins.max(1));
+    }
+
+    /// How many sessions this server granted when it refused one more, and its words.
+    pub fn granted(&self) -> Option<(usize, String)> {
+        self.lock().granted.clone()
     }
 
     /// Something that one of its connections found out and the user should know.
@@ -336,6 +350,9 @@ impl Pool {
                         let look = RAMP_LOOK.max(round_trip * RAMP_ROUND_TRIPS);
                         state.ramp = Some(Ramp { since: Instant::now(), work: self.work(), rate: 0.0, look });
                     }
+                    if let Some(most) = state.expected {
+                        (state.target, state.limit) = (state.target.min(most), state.limit.min(most));
+                    }
                     state.notes.extend(connection.identity().notes.iter().cloned());
                 }
                 state.proven = true;
@@ -365,6 +382,10 @@ impl Pool {
                 let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
                 if live > 0 && state.target > live {
                     (state.target, state.limit) = (live, live);
+                    // A line that broke says nothing about how many sessions there may be.
+                    if matches!(error.kind, ErrorKind::DestAuth | ErrorKind::DestUnreachable) {
+                        state.granted = Some((live, chain(&error)));
+                    }
                     info!(granted = live, error = %chain(&error), "the server grants no more connections");
                     state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
                 }

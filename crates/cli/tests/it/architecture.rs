@@ -21,6 +21,7 @@ const PROTOCOL_BLIND: &[&str] = &[
     "src/pool.rs",
     "src/sheet.rs",
     "src/port.rs",
+    "src/rehearse",
     "src/budget.rs",
     "src/limit.rs",
     "src/meter.rs",

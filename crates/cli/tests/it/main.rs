@@ -6,6 +6,8 @@ mod ftps;
 mod names;
 mod promises;
 mod receipts;
+mod rehearse;
+mod rehearse_hostile;
 mod resources;
 mod roads;
 mod semantics;

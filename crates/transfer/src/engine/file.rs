@@ -193,6 +193,11 @@ impl FileRun {
         self.connections.insert(seat.id());
         self.identity = Identity::from(seat.identity());
         self.server_notes.clone_from(&seat.identity().notes);
+        self.engine.meet(seat.identity());
+        self.server_notes.extend(self.engine.changed.lock().expect("no panic while holding the lock").iter().cloned());
+        if self.engine.setup.wishes.publish != Publish::InPlace {
+            self.doubt_renames(&seat).await?;
+        }
         drop(preparing);
         let outcome =
             if self.task.pin.size > self.engine.range_size { self.send_ranges(&seat).await } else { self.send_whole(&seat).await };
@@ -243,6 +248,14 @@ impl FileRun {
         let mut capabilities = seat.capabilities().clone();
         capabilities.read &= self.readable;
         capabilities.offset_writes &= self.engine.offsets_work().unwrap_or(true);
+        // A digest that was refused or wrong before is asked for again only by whoever insists on it.
+        if self.engine.setup.wishes.verify == model::Verify::Auto {
+            capabilities.hashes.retain(|algorithm| match algorithm {
+                model::Algorithm::Sha256 => !self.engine.refused_before(model::Ability::HashSha256),
+                model::Algorithm::Md5 => !self.engine.refused_before(model::Ability::HashMd5),
+                model::Algorithm::Crc64nvme => true,
+            });
+        }
         capabilities
     }
 

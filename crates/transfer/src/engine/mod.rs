@@ -4,6 +4,7 @@
 mod attributes;
 mod directories;
 mod file;
+mod known;
 mod prove;
 mod publish;
 mod queue;
@@ -16,7 +17,7 @@ mod whole;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use model::{Bandwidth, RemotePath, TempName, Thresholds, TransferId};
+use model::{Ability, Bandwidth, RemotePath, TempName, Thresholds, TransferId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ use crate::retry::Backoff;
 use crate::source::Source;
 use crate::{Connector, Error, ErrorKind, Result};
 use directories::Directories;
+use known::Doubt;
+pub use known::{Known, Learned};
 
 pub(crate) use prove::SAMPLE_BYTES_PER_RANGE;
 
@@ -98,6 +101,11 @@ pub(crate) struct Inner {
     offsets: Mutex<Option<bool>>,
     /// And about going on with a cut stream.
     continues: Mutex<Option<bool>>,
+    known: Known,
+    learned: Mutex<Learned>,
+    /// What is not as it was known; for receipts.
+    changed: Mutex<Vec<String>>,
+    doubt: Mutex<Doubt>,
     /// Held while one file finds that out, so that the others wait for its answer.
     learning: tokio::sync::Mutex<()>,
     /// Reading back was refused for good: nobody waits to ask twice any more.
@@ -111,20 +119,30 @@ pub(crate) struct Inner {
 
 impl Engine {
     pub fn new(setup: Setup) -> Self {
+        Self::knowing(setup, Known::default())
+    }
+
+    /// With what an earlier look at the server has shown.
+    pub fn knowing(setup: Setup, known: Known) -> Self {
         let tuning = &setup.tuning;
         let budget = Budget::new(tuning.budget);
         // On each lane one range is being written and one proved, while two more are on their way.
         let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
         let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
         let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections, tuning.lanes);
+        pool.expect_logins(known.logins);
         let inner = Inner {
             pool,
             budget,
             limiter: Limiter::new(tuning.bandwidth.clone()),
             directories: Directories::new(setup.root.clone()),
             range_size,
-            offsets: Mutex::new(None),
-            continues: Mutex::new(None),
+            offsets: Mutex::new(known.refused.contains(&Ability::OffsetWrites).then_some(false)),
+            continues: Mutex::new(known.refused.contains(&Ability::Continues).then_some(false)),
+            learned: Mutex::default(),
+            changed: Mutex::default(),
+            doubt: Mutex::new(if known.refused.contains(&Ability::Rename) { Doubt::Renames } else { Doubt::Nothing }),
+            known,
             learning: tokio::sync::Mutex::default(),
             reads_refused: AtomicBool::new(false),
             halted: Mutex::new(None),
@@ -142,6 +160,13 @@ impl Engine {
 
     pub fn pool(&self) -> &Arc<Pool> {
         &self.inner.pool
+    }
+
+    /// What this run has found out so far.
+    pub fn learned(&self) -> Learned {
+        let mut learned = self.inner.learned.lock().expect("no panic while holding the lock").clone();
+        learned.logins = self.inner.pool.granted();
+        learned
     }
 
     /// Delivers everything the feed has. Failures of single files go to the ledger; an error here concerns all of
@@ -211,6 +236,7 @@ impl Inner {
     }
 
     fn learn_offsets(&self, work: bool) {
+        self.learn(Ability::OffsetWrites, work, || "a mark was written at an offset of a temporary file and looked for".to_owned());
         *self.offsets.lock().expect("no panic while holding the lock") = Some(work);
     }
 
@@ -218,7 +244,8 @@ impl Inner {
         *self.continues.lock().expect("no panic while holding the lock")
     }
 
-    fn learn_continues(&self, works: bool) {
+    fn learn_continues(&self, works: bool, words: &str) {
+        self.learn(Ability::Continues, works, || words.to_owned());
         *self.continues.lock().expect("no panic while holding the lock") = Some(works);
     }
 }

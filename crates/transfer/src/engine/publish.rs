@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use model::{Clobber, FileState, IfExists, Publish, RemotePath};
+use model::{Ability, Clobber, FileState, IfExists, Publish, RemotePath};
 use tracing::{debug, warn};
 
 use super::file::FileRun;
@@ -24,6 +24,11 @@ struct MayNotRename {
 #[error("--if-exists replace-unsafe moves the old file aside first")]
 struct CannotReplace {
     source: Error,
+}
+
+/// The refusal of renames that nothing but another way to publish can help.
+pub(super) fn may_not_rename(path: &RemotePath, source: Error) -> Error {
+    Error::new(ErrorKind::DestPublishFailed, "publish", path).because(MayNotRename { source }).exhausted()
 }
 
 const STORED_OTHERWISE: &str = "the server stores this name differently than it was given; --name can give the file another one";
@@ -107,6 +112,7 @@ impl FileRun {
         // Replacing was announced and refused when it came to it.
         let outcome = match outcome {
             Err(error) if error.kind == ErrorKind::DestExists && intent.delivery.clobber == Clobber::Replaced => {
+                self.engine.learn(Ability::Replace, false, || chain(&error));
                 match self.engine.setup.wishes.if_exists {
                     IfExists::ReplaceUnsafe => self.rename_aside(seat, &mut intent).await,
                     _ => Err(Error::new(ErrorKind::DestExists, "replace", &path).because(CannotReplace { source: error })),
@@ -115,7 +121,10 @@ impl FileRun {
             outcome => outcome,
         };
         match outcome {
-            Ok(()) => self.confirm(seat, intent).await,
+            Ok(()) => {
+                self.engine.learn(Ability::Rename, true, || "a verified file got its name".to_owned());
+                self.confirm(seat, intent).await
+            }
             Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(seat, error).await,
             // Our temporary name is gone: either an earlier, unanswered rename did it, or a successor took over.
             Err(error) if error.kind == ErrorKind::DestDirMissing => match self.settle(seat, intent).await? {
@@ -124,7 +133,8 @@ impl FileRun {
             },
             // Asking again would not help: what is left is for a person to decide.
             Err(error) if error.kind == ErrorKind::DestDenied => {
-                Err(Error::new(ErrorKind::DestPublishFailed, "publish", &path).because(MayNotRename { source: error }).exhausted())
+                self.engine.learn(Ability::Rename, false, || chain(&error));
+                Err(may_not_rename(&path, error))
             }
             Err(error) => {
                 if error.is_connection_lost() {

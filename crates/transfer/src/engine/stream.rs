@@ -106,7 +106,7 @@ impl FileRun {
                     }
                     debug!(error = %chain(&error), "the server does not go on with a cut file");
                     if matches!(error.kind, ErrorKind::DestDenied | ErrorKind::DestProtocol) {
-                        self.engine.learn_continues(false);
+                        self.engine.learn_continues(false, &chain(&error));
                     }
                     return Ok(None);
                 }
@@ -229,7 +229,7 @@ impl FileRun {
                     // A server that cannot even be asked may still take a file.
                     self.probe_losses += 1;
                     if self.probe_losses >= PROBE_LOSSES {
-                        self.engine.learn_continues(false);
+                        self.engine.learn_continues(false, "the connection was lost whenever it was tried");
                         self.engine.pool.note(NOT_SUPPORTED);
                     }
                     self.opened = true;
@@ -239,20 +239,26 @@ impl FileRun {
                 }
                 outcome?
             }
-            false => false,
+            false if capabilities.continues => Err("nobody may read whether it is right".to_owned()),
+            false => Err("not offered".to_owned()),
         };
-        self.engine.learn_continues(works);
-        if !works {
+        match &works {
+            Ok(()) => self.engine.learn_continues(true, "a temporary file was continued and read back"),
+            Err(words) => self.engine.learn_continues(false, words),
+        }
+        if works.is_err() {
             self.engine.pool.note(NOT_SUPPORTED);
         }
         Ok(())
     }
 
-    async fn try_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<bool> {
+    /// What speaks against it, if it does not work.
+    async fn try_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<std::result::Result<(), String>> {
         const MARK: &[u8] = b"fileferry resume";
         let length = MARK.len() as u64;
-        let refused =
-            |error: Error| if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(false) };
+        let refused = |error: Error| {
+            if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(Err(chain(&error))) }
+        };
         let writer = self.open_new(seat, temp).await?;
         writer.write_at(0, Bytes::from_static(MARK)).await?;
         writer.close().await?;
@@ -273,12 +279,13 @@ impl FileRun {
             Err(error) if error.kind == ErrorKind::DestDenied => {
                 self.readable = false;
                 writer.close().await?;
-                return Ok(false);
+                return Ok(Err(chain(&error)));
             }
             Err(error) => return refused(error),
         };
         writer.close().await?;
-        Ok(read[..] == [MARK, MARK].concat()[..])
+        let whole = read[..] == [MARK, MARK].concat()[..];
+        Ok(if whole { Ok(()) } else { Err("it took the rest and did not put it where it belongs".to_owned()) })
     }
 
     /// The proof of a whole stream, read from the destination: everything, or the samples that were noted on the way.
@@ -370,6 +377,7 @@ impl FileRun {
         }
         self.readable = false;
         self.engine.reads_refused.store(true, Relaxed);
+        self.engine.learn(model::Ability::Read, false, || chain(&error));
         let capabilities = self.capabilities(seat);
         self.plan(&capabilities, resumed)
     }

@@ -13,7 +13,7 @@ use super::features::{Features, working_directory};
 use super::reply::Reply;
 use super::stream::Stream;
 use super::tls::{TlsSession, Trust, wants_another_version};
-use crate::destination::ServerIdentity;
+use crate::destination::{ServerFact, ServerIdentity};
 use crate::road::{self, AddressFamily, Reached, Road};
 use crate::{Error, ErrorKind, Result, Subject};
 
@@ -109,6 +109,8 @@ pub(super) async fn open_session(shared: &Arc<Shared>) -> Result<Opened> {
 async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Attempt> {
     let config = &shared.config;
     let Reached { tcp, target, .. } = reach(shared, deadline).await?;
+    // Of a way through a proxy this is no address that the server sees.
+    let local_address = tcp.local_addr().ok().map(|local| local.ip()).filter(|_| config.proxy.is_none());
     let tls = match &shared.trust {
         None => None,
         Some(trust) => {
@@ -131,7 +133,10 @@ async fn attempt(shared: &Arc<Shared>, deadline: Instant) -> Result<Opened, Atte
         control = upgrade(shared, tls, control).await?;
     }
     log_in(shared, &mut control).await?;
-    settle_terms(shared, control, tls, &greeting).await
+    let mut opened = settle_terms(shared, control, tls, &greeting).await?;
+    opened.identity.local_address = local_address;
+    opened.identity.facts = facts(shared, &opened);
+    Ok(opened)
 }
 
 /// A TCP connection to the server, direct or through the proxy.
@@ -311,6 +316,43 @@ async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSess
     let host_key = control.stream().tls().and_then(|_| tls.as_ref()?.presented());
     let software = Some(software).filter(|text| !text.is_empty());
     let address = control.target.address();
-    let identity = ServerIdentity { host_key, software, address, round_trip, notes };
+    let identity = ServerIdentity { host_key, software, address, round_trip, notes, ..ServerIdentity::default() };
     Ok(Opened { control, tls, features, home, identity })
+}
+
+/// What this login shows, and what earlier ones of the same connector have learned.
+fn facts(shared: &Shared, opened: &Opened) -> Vec<ServerFact> {
+    let fact = |name: &'static str, value: &str| ServerFact { name, value: value.to_owned() };
+    let (features, known) = (&opened.features, &shared.known);
+    let mut offered: Vec<&str> = [
+        (features.machine_lists, "MLSD"),
+        (features.size, "SIZE"),
+        (features.rest_stream, "REST"),
+        (features.utf8, "UTF8"),
+        (features.set_time, "MFMT"),
+        (features.set_time_by_query, "MDTM with a time"),
+        (features.set_mode, "SITE CHMOD"),
+        (features.free_space, "AVBL"),
+    ]
+    .into_iter()
+    .filter_map(|(on, name)| on.then_some(name))
+    .collect();
+    offered.extend(features.digests.iter().map(|digester| digester.algorithm.name()));
+    let mut facts = vec![fact("features", &if offered.is_empty() { "none that is used".to_owned() } else { offered.join(" ") })];
+    if !shared.together() {
+        facts.push(fact("commands", "one at a time: it does not answer several that come together"));
+    }
+    if known.no_extended.load(Ordering::Relaxed) {
+        facts.push(fact("data_ports", "PASV: EPSV is refused"));
+    }
+    if let Some(tls) = &opened.tls {
+        facts.push(fact("tls", if tls.version == TlsVersion::V1_3 { "TLS 1.3" } else { "TLS 1.2" }));
+        let reuse = match (known.wants_resumption.load(Ordering::Relaxed), known.takes_any_session.load(Ordering::Relaxed)) {
+            (true, _) => "required: a data connection without it was refused",
+            (false, true) => "not required: a data connection without it carried a file",
+            (false, false) => "used: data connections resume the session of their login",
+        };
+        facts.push(fact("tls_session_reuse", reuse));
+    }
+    facts
 }

@@ -104,6 +104,7 @@ struct Shaken {
     handle: Handle<ClientHandler>,
     observed: Arc<Observed>,
     address: Option<SocketAddr>,
+    local_address: Option<std::net::IpAddr>,
     round_trip: Duration,
     socket: ShutOnDrop,
 }
@@ -124,14 +125,14 @@ async fn handshake(
         Some(hop) => jump(config, hop, deadline).await,
         None => reach(config, deadline).await,
     };
-    let Way { wire, socket, peer, address, round_trip } = way.map_err(Failure::Other)?;
+    let Way { wire, socket, peer, address, local_address, round_trip } = way.map_err(Failure::Other)?;
     let socket = ShutOnDrop(Some(socket));
     let observed = Arc::new(Observed::default());
     let link = Link::new(wire, observed.clone(), config.stall_timeout);
     let handler = ClientHandler { observed: observed.clone(), trust };
     let connecting = client::connect_stream(Arc::new(client_config(config, preferred)), link, handler);
     match tokio::time::timeout_at(deadline, connecting).await {
-        Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, round_trip, socket }),
+        Ok(Ok(handle)) => Ok(Shaken { handle, observed, address, local_address, round_trip, socket }),
         Ok(Err(error)) => {
             let refusal = observed.state().refusal.take();
             Err(refusal.map_or_else(|| Failure::Other(handshake_error(config, &peer, &error, &observed)), Failure::Refused))
@@ -148,12 +149,20 @@ async fn handshake(
 }
 
 async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<(Opened, Arc<Observed>)> {
-    let Shaken { mut handle, observed, address, round_trip, mut socket } = shaken;
+    let Shaken { mut handle, observed, address, local_address, round_trip, mut socket } = shaken;
     let mut notes = config.notes.clone();
     notes.append(&mut observed.state().notes.clone());
     notes.extend(auth::log_in(&mut handle, config, &observed, deadline).await?);
     let state = observed.state();
-    let identity = ServerIdentity { host_key: state.trusted.clone(), software: state.software.clone(), address, round_trip, notes };
+    let identity = ServerIdentity {
+        host_key: state.trusted.clone(),
+        software: state.software.clone(),
+        address,
+        local_address,
+        round_trip,
+        notes,
+        facts: Vec::new(),
+    };
     drop(state);
     let socket = socket.0.take().expect("the socket is taken here only");
     Ok((Opened { handle, identity, socket }, observed))
@@ -190,6 +199,8 @@ struct Way {
     /// As messages name it.
     peer: String,
     address: Option<SocketAddr>,
+    /// Ours, where it is one that the server may see.
+    local_address: Option<std::net::IpAddr>,
     round_trip: Duration,
 }
 
@@ -202,9 +213,10 @@ async fn reach(config: &SftpConfig, deadline: Instant) -> Result<Way> {
         let error = unreachable(obstacle.into());
         if permanent { error.exhausted() } else { error }
     })?;
+    let local_address = reached.tcp.local_addr().ok().map(|local| local.ip()).filter(|_| config.proxy.is_none());
     let (wire, socket) = Wire::tcp(reached.tcp).map_err(|error| unreachable(error.into()))?;
     let peer = reached.target.to_string();
-    Ok(Way { wire, socket, peer, address: reached.target.address(), round_trip: reached.round_trip })
+    Ok(Way { wire, socket, peer, address: reached.target.address(), local_address, round_trip: reached.round_trip })
 }
 
 /// Through the jump host, which resolves the name.
@@ -230,7 +242,7 @@ async fn jump(config: &SftpConfig, hop: &Hop, deadline: Instant) -> Result<Way> 
     };
     let (wire, socket) = Wire::through(hop, channel.into_stream());
     let peer = format!("{host}:{} behind the {}", config.port(), hop.name);
-    Ok(Way { wire, socket, peer, address: None, round_trip: started.elapsed() })
+    Ok(Way { wire, socket, peer, address: None, local_address: None, round_trip: started.elapsed() })
 }
 
 /// What went wrong before the login, in the words of the network or of the server.

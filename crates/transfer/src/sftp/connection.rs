@@ -16,7 +16,8 @@ use super::way::Socket;
 use super::wire::{self, Attributes, Fields, Name, Request};
 use super::writer::{SftpWriter, attributes};
 use crate::destination::{
-    Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerIdentity, Writer,
+    Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerFact, ServerIdentity,
+    Writer,
 };
 use crate::{Error, ErrorKind, Result, Subject};
 
@@ -109,6 +110,7 @@ impl SftpConnection {
                 identity.notes.push(note.to_owned());
             }
         }
+        identity.facts = facts(&session);
         // OpenSSH renames by link and unlink, which the file system refuses when the name is taken.
         let openssh = identity.software.as_deref().is_some_and(|software| software.contains("OpenSSH"));
         let capabilities = Capabilities {
@@ -181,6 +183,30 @@ fn entry(name: Name) -> Option<Entry> {
     }
     let exact = std::str::from_utf8(raw).is_ok();
     Some(Entry { name: String::from_utf8_lossy(raw).into_owned(), exact, metadata: metadata(&name.attributes) })
+}
+
+/// What the server offers beyond the draft, and what it takes at once.
+fn facts(session: &Session) -> Vec<ServerFact> {
+    let version = &session.version;
+    let offered: Vec<&str> = [
+        (version.posix_rename, "posix-rename"),
+        (version.fsync, "fsync"),
+        (version.statvfs, "statvfs"),
+        (version.hardlink, "hardlink"),
+        (version.limits, "limits"),
+        (version.check_file, "check-file"),
+    ]
+    .into_iter()
+    .filter_map(|(on, name)| on.then_some(name))
+    .collect();
+    let offered = if offered.is_empty() { "none that is used".to_owned() } else { offered.join(" ") };
+    let told = if version.limits { "" } else { " (assumed: it does not tell)" };
+    vec![
+        ServerFact { name: "sftp_version", value: version.number.to_string() },
+        ServerFact { name: "extensions", value: offered },
+        ServerFact { name: "max_write", value: format!("{} bytes{told}", session.max_write) },
+        ServerFact { name: "max_handles", value: format!("{}{told}", session.max_handles) },
+    ]
 }
 
 fn metadata(attributes: &Attributes) -> Metadata {

@@ -30,6 +30,12 @@ pub(super) struct KeyFile {
     pub passphrase: Option<Secret>,
 }
 
+/// The public half of a private key file, as a line of authorized_keys; `None` where there is none to be read. Blocking.
+pub fn public_key_line(path: &Path) -> Option<String> {
+    let identity = Identity { path: path.to_owned(), passphrase: None, named: true };
+    KeyFile::read(&identity).ok().flatten()?.public?.to_openssh().ok()
+}
+
 impl KeyFile {
     /// `Ok(None)` when there is no such file. Blocking.
     pub fn read(identity: &Identity) -> Result<Option<Self>, String> {

@@ -23,6 +23,7 @@ pub use connect::{ClientHandler, Opened, open_session};
 pub use connection::{SftpConnection, SftpConnector};
 pub use error::StatusError;
 pub use jump::check_jump;
+pub use keys::public_key_line;
 pub use ssh_config::{Asked, HostSettings, lookup};
 pub use trust::{Expected, Refusal, RefusalReason};
 pub use way::Socket;
