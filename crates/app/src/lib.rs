@@ -1,14 +1,18 @@
 //! The use cases: a request becomes a decision and a batch for the store. Permissions live here.
 //! No spawn, no sleep, no loop; those are `runtime`'s.
 
+pub mod companion;
 pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod feed;
+pub mod follow;
 pub mod history;
 pub mod ledger;
+pub mod letters;
 pub mod logins;
 pub mod manifest;
+pub mod order;
 pub mod spec;
 pub mod transfers;
 

@@ -2,6 +2,7 @@
 //! No I/O and no clock; every other crate may use this one and it uses none of them.
 
 mod class;
+pub mod contract;
 mod digest;
 mod id;
 mod key;
@@ -13,6 +14,7 @@ mod size;
 mod state;
 
 pub use class::{ErrorClass, Nature, ParseClassError};
+pub use contract::{After, CompanionName, Order, Sidecar, SidecarKind};
 pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
 pub use key::{ObjectKey, ObjectKeyError};

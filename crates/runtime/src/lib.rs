@@ -4,6 +4,7 @@
 mod attach;
 mod browse;
 mod clean;
+mod contract;
 mod copy;
 mod dry_run;
 mod ftp;

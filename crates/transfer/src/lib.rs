@@ -28,4 +28,4 @@ pub use destination::{
     Capabilities, Connection, Connector, CreateOptions, Entry, Metadata, NoClobber, OpenMode, RenameMode, ServerIdentity, Writer,
 };
 pub use error::{Error, ErrorKind, Result, Subject};
-pub use source::{Listing, ListingOptions, Object, Pages, Pin, Source, StoredChecksum};
+pub use source::{Archive, Listing, ListingOptions, Object, Original, Pages, Pin, Source, StoredChecksum};

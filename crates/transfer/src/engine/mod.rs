@@ -135,6 +135,26 @@ impl Engine {
         Self { inner: Arc::new(inner) }
     }
 
+    /// A second engine over the same connections and the same memory, for what goes with the files. Its connector is not used.
+    pub fn beside(&self, setup: Setup) -> Self {
+        let inner = Inner {
+            pool: self.inner.pool.clone(),
+            budget: self.inner.budget.clone(),
+            limiter: Limiter::new(setup.tuning.bandwidth),
+            directories: Directories::new(setup.root.clone()),
+            range_size: self.inner.range_size,
+            offsets: Mutex::new(None),
+            continues: Mutex::new(None),
+            learning: tokio::sync::Mutex::default(),
+            reads_refused: AtomicBool::new(false),
+            halted: Mutex::new(None),
+            halt: setup.stop.child_token(),
+            interrupted: AtomicBool::new(false),
+            setup,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// Files up to this size travel in one range.
     pub fn small_up_to(&self) -> u64 {
         self.inner.range_size
@@ -170,7 +190,12 @@ impl Engine {
                 slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
             };
             while files.try_join_next().is_some() {}
-            let task = match feed.next(class).await {
+            let next = tokio::select! {
+                biased;
+                _ = self.inner.halt.cancelled() => break Err(file::cancelled()),
+                next = feed.next(class) => next,
+            };
+            let task = match next {
                 Ok(Some(task)) => task,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
