@@ -241,7 +241,15 @@ pub struct OneFile {
 }
 
 impl OneFile {
-    pub async fn new(store: &Store, held: &Held, destination: &str, source: &str, record: &FileRecord, pin: Pin, small: u64) -> Result<Self> {
+    pub async fn new(
+        store: &Store,
+        held: &Held,
+        destination: &str,
+        source: &str,
+        record: &FileRecord,
+        pin: Pin,
+        small: u64,
+    ) -> Result<Self> {
         feed::begin(store, held, std::slice::from_ref(record)).await?;
         let class = if pin.size <= small { SizeClass::Small } else { SizeClass::Large };
         let previous = store.delivery(destination, &record.path).await?;

@@ -16,7 +16,8 @@ use crate::transfers::Held;
 
 const PAGE: u32 = 500;
 /// Everything that is not where it should be; a file that failed is tried again by the next command.
-pub(crate) const OPEN: &[FileState] = &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held, FileState::Failed];
+pub(crate) const OPEN: &[FileState] =
+    &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held, FileState::Failed];
 
 #[derive(Debug)]
 pub struct ManifestFeed {

@@ -134,7 +134,18 @@ impl StoreLedger {
         source: std::sync::Arc<dyn transfer::Source>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { store, letterhead, destination, if_exists, events, source, begun: Timestamp::now(), tally: Mutex::default(), kind: "file", follow: None }
+        Self {
+            store,
+            letterhead,
+            destination,
+            if_exists,
+            events,
+            source,
+            begun: Timestamp::now(),
+            tally: Mutex::default(),
+            kind: "file",
+            follow: None,
+        }
     }
 
     /// Its files are those that go with others.

@@ -13,6 +13,7 @@ pub mod letters;
 pub mod logins;
 pub mod manifest;
 pub mod order;
+pub mod page;
 pub mod spec;
 pub mod transfers;
 

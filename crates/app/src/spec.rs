@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{After, Algorithm, ByteCount, CompanionName, Grade, IfExists, NameTemplate, Order, Publish, Rate, Sidecar, SidecarKind, TempName, Thresholds, Verify};
+use model::{
+    After, Algorithm, ByteCount, CompanionName, Grade, IfExists, NameTemplate, Order, Publish, Rate, Sidecar, SidecarKind, TempName,
+    Thresholds, Verify,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

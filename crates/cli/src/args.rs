@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use model::{Algorithm, TempName, TransferId, parse_duration};
 
 use crate::flags::fingerprint;
-pub use crate::flags::{DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+pub use crate::flags::{ContractArgs, DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 
 #[derive(Debug, Parser)]
 #[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]
@@ -78,6 +78,8 @@ pub struct CopyArgs {
     pub name: NameArgs,
     #[command(flatten)]
     pub delivery: DeliveryArgs,
+    #[command(flatten)]
+    pub contract: ContractArgs,
     #[command(flatten)]
     pub speed: SpeedArgs,
     #[command(flatten)]
@@ -190,6 +192,8 @@ pub enum HistoryCommand {
 pub enum ReceiptCommand {
     /// Check that receipts are intact and signed by a trusted key
     Verify(VerifyArgs),
+    /// Write a page for the partner, with checksums and a signature that ssh-keygen checks
+    Page(PageArgs),
     /// This machine's signing key, and the keys it trusts
     Key {
         #[command(subcommand)]
@@ -207,6 +211,15 @@ pub struct VerifyArgs {
     /// Compare the delivered content with this local file
     #[arg(long, value_name = "FILE")]
     pub against: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// File of receipt lines; - reads stdin
+    pub file: PathBuf,
+    /// Directory to write into; made if it is missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod explain;
 mod flags;
 mod history;
 mod output;
+mod page;
 mod progress;
 mod receipt;
 mod receipt_file;

@@ -11,6 +11,7 @@ mod path;
 mod policy;
 pub mod receipt;
 mod size;
+pub mod sshsig;
 mod state;
 
 pub use class::{ErrorClass, Nature, ParseClassError};

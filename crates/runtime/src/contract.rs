@@ -186,7 +186,8 @@ impl Agreed {
                 0 => format!("{files} files are"),
                 _ => format!("{files} files and {companions} sidecars are"),
             };
-            let text = format!("manifest and done file are not published: {what} not delivered; the run that completes this one publishes them");
+            let text =
+                format!("manifest and done file are not published: {what} not delivered; the run that completes this one publishes them");
             let _ = self.events.send(Event::Note(text)).await;
             return Ok(());
         }
@@ -258,11 +259,16 @@ impl Agreed {
             let page = self.store.files(&self.held.record.id, query).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.number);
-            let mut outcomes =
-                futures_util::stream::iter(page.iter().filter(|f| f.original.is_none())).map(|f| self.original(f)).buffer_unordered(AT_ONCE);
+            let mut outcomes = futures_util::stream::iter(page.iter().filter(|f| f.original.is_none()))
+                .map(|f| self.original(f))
+                .buffer_unordered(AT_ONCE);
             while let Some(report) = outcomes.next().await {
                 let Some(report) = report? else { continue };
-                if report.state == "kept" { besides.kept += 1 } else { besides.removed += 1 }
+                if report.state == "kept" {
+                    besides.kept += 1
+                } else {
+                    besides.removed += 1
+                }
                 let _ = self.events.send(Event::After(report)).await;
                 if stop.is_cancelled() {
                     return Ok(());

@@ -14,7 +14,9 @@ use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
 use jiff::{SignedDuration, Timestamp};
-use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, ObjectKey, Publish, Strategy, TempName, TransferId, TransferState};
+use model::{
+    ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, ObjectKey, Publish, Strategy, TempName, TransferId, TransferState,
+};
 use store::{FileQuery, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

@@ -1,6 +1,7 @@
 //! The built binary as a person or a script meets it.
 
 mod architecture;
+mod contract;
 mod ftps;
 mod names;
 mod promises;

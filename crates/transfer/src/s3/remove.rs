@@ -96,8 +96,11 @@ pub(super) async fn archive(source: &S3Source, original: &Original, to: &Archive
     } else if before.is_some() {
         return Ok(to.key);
     }
-    let copied =
-        if original.size <= source.config.copy_up_to { copy(source, original, &to).await? } else { copy_in_parts(source, original, &to).await? };
+    let copied = if original.size <= source.config.copy_up_to {
+        copy(source, original, &to).await?
+    } else {
+        copy_in_parts(source, original, &to).await?
+    };
     match look(source, &to).await? {
         Some(found) if is_copy(&found, original, copied.as_deref()) => Ok(to.key),
         _ => Err(Error::new(ErrorKind::IntegrityMismatch, "archive", source.object(&original.key))
