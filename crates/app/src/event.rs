@@ -21,6 +21,8 @@ pub enum Event {
     File(FileReport),
     /// What became of an original, or why it was kept.
     After(AfterReport),
+    /// One round of a watch is over.
+    Round(Box<Summary>),
     /// How a watch is doing.
     Watch(WatchReport),
     /// Something worth a line on stderr: a legacy algorithm, fewer logins than asked for, a retry.

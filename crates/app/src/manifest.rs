@@ -229,10 +229,12 @@ impl<'a> Manifest<'a> {
         }
         self.at_the_end(companion::MANIFEST, self.options.manifest.as_ref(), now).await?;
         self.at_the_end(companion::DONE, self.options.done.as_ref(), now).await?;
+        // More than was listed, where what was delivered has left the source since.
+        let counts = self.store.counts(&id).await?;
         let totals = Mutation::SetTransferTotals {
             transfer: id,
-            files_total: self.totals.files,
-            bytes_total: self.totals.bytes,
+            files_total: counts.iter().map(|c| c.files).sum(),
+            bytes_total: counts.iter().map(|c| c.bytes).sum(),
             listed: true,
             at: now,
         };

@@ -41,6 +41,8 @@ pub struct Global {
 pub enum Command {
     /// Copy an object, a prefix or a local file or directory to a server
     Copy(Box<CopyArgs>),
+    /// Send what is new in a prefix, round after round, each version once
+    Watch(Box<WatchArgs>),
     /// List a bucket, a prefix or a directory
     Ls(LsArgs),
     /// Compare source and destination; changes nothing
@@ -90,6 +92,24 @@ pub struct CopyArgs {
     /// Follow the same copy when another process is already running it
     #[arg(long)]
     pub attach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    pub copy: CopyArgs,
+    /// From the end of one round to the next
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = "Watching")]
+    pub every: Duration,
+    /// Leave objects that changed within this time for a later round
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", help_heading = "Watching")]
+    pub settle: Duration,
+    /// One round and no more, for cron
+    #[arg(long, help_heading = "Watching")]
+    pub once: bool,
+    /// A line about how it is doing, this often
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5m", help_heading = "Watching")]
+    pub health_every: Duration,
 }
 
 #[derive(Debug, Args)]

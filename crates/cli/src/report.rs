@@ -83,6 +83,12 @@ impl Reporter {
                     None => {}
                 }
             }
+            Event::Round(summary) => {
+                self.summary(*summary);
+                // Rounds without end must not be remembered one by one, and a transfer may go on in the next.
+                self.printed.clear();
+                self.exit_codes.clear();
+            }
             Event::Watch(report) => self.watch(&report),
             Event::Note(text) => self.screen.note(&text),
         }

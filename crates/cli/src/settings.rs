@@ -172,6 +172,7 @@ impl Request {
     pub fn fits(&self) -> Result<(), Trouble> {
         let (url, server) = match &self.cli.command {
             Command::Copy(args) => (&args.destination, &args.server),
+            Command::Watch(args) => (&args.copy.destination, &args.copy.server),
             Command::Check(args) => (&args.destination, &args.server),
             Command::Ls(args) => (&args.url, &args.server),
             Command::Hash(args) => (&args.url, &args.server),

@@ -467,7 +467,7 @@ fn tuning(options: &app::Options) -> Tuning {
 }
 
 /// Renews the lease until the run ends; a lease that is lost stops it at once.
-async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
+pub(crate) async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
     // Two renewals may fail before the lease runs out.
     let every = lease.unsigned_abs() / 3;
     loop {

@@ -12,10 +12,12 @@ mod history;
 pub mod keys;
 mod netrc;
 mod open;
+mod outlook;
 mod process;
 pub mod secret;
 mod select;
 mod sweep;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub use history::{explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
+pub use watch::{WatchMode, Watched, watch};
 
 /// Asks a person for a secret; `None` when nobody answers.
 pub type Ask = dyn Fn(&str) -> Option<Credential> + Send + Sync;

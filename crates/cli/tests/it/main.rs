@@ -11,6 +11,7 @@ mod semantics;
 mod shop;
 mod sources;
 mod usage;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
