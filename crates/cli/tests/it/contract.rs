@@ -118,7 +118,7 @@ async fn a_kill_before_any_companion_has_its_name_is_made_good_and_nothing_is_se
         let arguments = partner.arguments("s3://b/p/", &["--sidecar", "sha256", "--manifest", "MANIFEST", "--done", "DONE"]);
         let names = Arc::new(Mutex::new(Vec::new()));
         let seen = names.clone();
-        server.watch(move |event| seen.lock().unwrap().push((event.kind, event.path.to_string())));
+        server.watch(move |event| seen.lock().unwrap().push((event.kind.clone(), event.path.to_string())));
         let pid = Arc::new(AtomicU32::new(0));
         let final_name = format!("/in/{at}");
         let renamed = Arc::new(AtomicBool::new(false));

@@ -60,7 +60,7 @@ async fn each_version_arrives_exactly_once_through_kills_at_any_moment() {
     shop.bucket.versioning(true);
     let seen = arrivals(&server);
     let mut wanted = Vec::new();
-    let mut put = |round: u32, name: String| {
+    let put = |wanted: &mut Vec<(String, String)>, round: u32, name: String| {
         let content = format!("{name} of round {round}");
         shop.bucket.put(&format!("p/{name}"), content.as_str());
         wanted.push((name, content));
@@ -73,11 +73,11 @@ async fn each_version_arrives_exactly_once_through_kills_at_any_moment() {
     let mut chance = 7u64;
     for round in 0..3 {
         for index in 0..20 {
-            put(round, format!("{round}-{index}"));
+            put(&mut wanted, round, format!("{round}-{index}"));
         }
         // Overwritten when the version before has arrived, and one is taken away that has.
         if round > 0 {
-            (0..5).for_each(|index| put(round, format!("{}-{index}", round - 1)));
+            (0..5).for_each(|index| put(&mut wanted, round, format!("{}-{index}", round - 1)));
             shop.bucket.delete(&format!("p/{}-19", round - 1));
         }
         for _ in 0..4 {
