@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::transfers::Held;
 
 /// What every receipt of one transfer has in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Letterhead {
     pub held: Held,
     pub endpoint: Endpoint,
@@ -29,6 +29,7 @@ impl Letterhead {
     /// The signed line.
     pub fn receipt(
         &self,
+        kind: &str,
         number: FileNumber,
         path: &RemotePath,
         state: FileState,
@@ -40,7 +41,7 @@ impl Letterhead {
         let endpoint = &self.endpoint;
         let receipt = Receipt {
             v: 1,
-            kind: "file".to_owned(),
+            kind: kind.to_owned(),
             transfer_id: self.held.record.id.clone(),
             run: self.held.record.run,
             file: number,

@@ -19,6 +19,12 @@ pub enum Event {
     },
     /// A file that ended otherwise: unchanged, skipped, superseded, held, failed.
     File(FileReport),
+    /// What became of an original, or why it was kept.
+    After(AfterReport),
+    /// One round of a watch is over.
+    Round(Box<Summary>),
+    /// How a watch is doing.
+    Watch(WatchReport),
     /// Something worth a line on stderr: a legacy algorithm, fewer logins than asked for, a retry.
     Note(String),
 }
@@ -48,6 +54,10 @@ pub struct PlanReport {
     pub proof_bytes: u64,
     pub if_exists: String,
     pub publish: String,
+    /// Files that go with others, the manifest and the done file among them.
+    pub companions: u64,
+    pub order: Option<String>,
+    pub after: String,
     pub dry_run: bool,
     /// With `--dry-run`: what would be sent where, in listing order (bounded; `more` counts the rest).
     pub listing: Vec<PlannedFile>,
@@ -98,6 +108,46 @@ impl ErrorReport {
     }
 }
 
+/// `{"v":1,"type":"after",…}`
+#[derive(Debug, Clone, Serialize)]
+pub struct AfterReport {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub transfer_id: TransferId,
+    pub key: String,
+    pub version: Option<String>,
+    /// `deleted`, `archived` or `kept`.
+    pub state: &'static str,
+    /// Where it is archived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// `{"v":1,"type":"watch",…}`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct WatchReport {
+    pub v: u32,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `watching`, `waiting` (for a server, a store or a person) or `stopped`.
+    pub state: &'static str,
+    pub rounds: u64,
+    pub delivered: u64,
+    /// Objects that are tried again later.
+    pub retrying: u64,
+    /// Objects that are left alone until they change.
+    pub given_up: u64,
+    /// Objects that changed a moment ago.
+    pub settling: u64,
+    pub last_delivery: Option<jiff::Timestamp>,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+}
+
 /// `{"v":1,"type":"summary",…}`, always the last line.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
@@ -120,6 +170,12 @@ pub struct Summary {
     pub bytes_sent: u64,
     pub bytes_resumed: u64,
     pub seconds: f64,
+    /// Files that went with others, and those that could not.
+    pub companions: u64,
+    pub companions_failed: u64,
+    /// Originals that were deleted or archived, and those that should have been.
+    pub removed: u64,
+    pub source_kept: u64,
     /// How many files failed with which class.
     pub errors: std::collections::BTreeMap<String, u64>,
     /// What ended the whole run, as opposed to single files.

@@ -1,11 +1,11 @@
 //! Hands the manifest to the engine, page by page, with what earlier deliveries are known under each name.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use model::{FileNumber, FileState};
-use store::{Batch, FileQuery, FileRecord, Mutation, Store};
+use model::{FileNumber, FileState, ObjectKey};
+use store::{Batch, FileQuery, FileRecord, Mutation, Part, Store};
 use tokio::sync::Mutex;
 use transfer::port::{Feed, FileTask, Previous, SizeClass};
 use transfer::{Pin, Subject};
@@ -16,7 +16,8 @@ use crate::transfers::Held;
 
 const PAGE: u32 = 500;
 /// Everything that is not where it should be; a file that failed is tried again by the next command.
-const OPEN: &[FileState] = &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held, FileState::Failed];
+pub(crate) const OPEN: &[FileState] =
+    &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held, FileState::Failed];
 
 #[derive(Debug)]
 pub struct ManifestFeed {
@@ -25,6 +26,8 @@ pub struct ManifestFeed {
     destination: String,
     source: String,
     small_up_to: u64,
+    /// Left for a later run.
+    resting: HashSet<ObjectKey>,
     small: Mutex<Cursor>,
     large: Mutex<Cursor>,
 }
@@ -39,55 +42,80 @@ struct Cursor {
 impl ManifestFeed {
     /// `source` names store and bucket as deliveries record them.
     pub fn new(store: Store, held: Held, destination: String, source: String, small_up_to: u64) -> Self {
-        Self { store, held, destination, source, small_up_to, small: Mutex::default(), large: Mutex::default() }
+        let (resting, small, large) = Default::default();
+        Self { store, held, destination, source, small_up_to, resting, small, large }
+    }
+
+    pub fn without(mut self, resting: HashSet<ObjectKey>) -> Self {
+        self.resting = resting;
+        self
+    }
+
+    pub fn small_up_to(&self) -> u64 {
+        self.small_up_to
     }
 
     async fn fill(&self, cursor: &mut Cursor, class: SizeClass) -> Result<()> {
         while cursor.ready.is_empty() && !cursor.ended {
-            let page = self.store.files(&self.held.record.id, FileQuery { after: cursor.after, states: Some(OPEN), limit: PAGE }).await?;
+            let query = FileQuery { part: Part::Files, after: cursor.after, states: Some(OPEN), limit: PAGE };
+            let page = self.store.files(&self.held.record.id, query).await?;
             cursor.ended = page.is_empty();
             cursor.after = page.last().map(|f| f.number).or(cursor.after);
-            let wanted: Vec<FileRecord> =
-                page.into_iter().filter(|f| (f.size <= self.small_up_to) == (class == SizeClass::Small)).collect();
-            self.begin(&wanted).await?;
+            let fits = |f: &FileRecord| (f.size <= self.small_up_to) == (class == SizeClass::Small) && !self.resting.contains(&f.key);
+            let wanted: Vec<FileRecord> = page.into_iter().filter(fits).collect();
+            begin(&self.store, &self.held, &wanted).await?;
             let paths: Vec<_> = wanted.iter().map(|f| f.path.clone()).collect();
             let deliveries = self.store.deliveries(&self.destination, &paths).await?;
             for file in wanted {
                 let pin: Pin = parse(&file.pin)?;
-                let previous = deliveries.iter().find(|d| d.path == file.path).map(|d| Previous {
-                    size: d.size,
-                    same_source: d.source == self.source && d.key == file.key && crate::delivery::is_version_of(d, &pin),
-                });
-                cursor.ready.push_back(FileTask {
-                    number: file.number,
-                    pin,
-                    path: file.path.clone(),
-                    attempt: attempt(&file),
-                    checkpoint: file.checkpoint.as_deref().map(parse).transpose()?,
-                    intent: file.intent.as_deref().map(parse).transpose()?,
-                    previous,
-                });
+                let previous = deliveries.iter().find(|d| d.path == file.path);
+                cursor.ready.push_back(task(&file, pin, previous, &self.source)?);
             }
         }
         Ok(())
     }
 
-    /// Files that an earlier run gave up are opened again, under this epoch.
-    async fn begin(&self, files: &[FileRecord]) -> Result<()> {
-        let again: Vec<_> = files.iter().filter(|f| f.state != FileState::Pending && f.state != FileState::InProgress).collect();
-        for files in again.chunks(store::MAX_MUTATIONS) {
-            let mut batch = Batch::new().guarded_by(self.held.guard());
-            batch.extend(files.iter().map(|f| Mutation::BeginAttempt {
-                transfer: f.transfer.clone(),
-                number: f.number,
-                attempt: attempt(f),
-                epoch: self.held.lease.epoch,
-                at: Timestamp::now(),
-            }));
-            self.store.commit(batch).await?;
-        }
-        Ok(())
+    /// This file, if it is still to be delivered.
+    pub async fn one(&self, number: FileNumber) -> Result<Option<FileTask>> {
+        let Some(file) = self.store.file(&self.held.record.id, number).await? else { return Ok(None) };
+        begin(&self.store, &self.held, std::slice::from_ref(&file)).await?;
+        let previous = self.store.delivery(&self.destination, &file.path).await?;
+        task(&file, parse(&file.pin)?, previous.as_ref(), &self.source).map(Some)
     }
+}
+
+/// What the engine is to do with a record; `previous` is our last delivery under its name.
+pub(crate) fn task(file: &FileRecord, pin: Pin, previous: Option<&store::Delivery>, source: &str) -> Result<FileTask> {
+    let previous = previous.map(|d| Previous {
+        size: d.size,
+        same_source: d.source == source && d.key == file.key && crate::delivery::is_version_of(d, &pin),
+    });
+    Ok(FileTask {
+        number: file.number,
+        pin,
+        path: file.path.clone(),
+        attempt: attempt(file),
+        checkpoint: file.checkpoint.as_deref().map(parse).transpose()?,
+        intent: file.intent.as_deref().map(parse).transpose()?,
+        previous,
+    })
+}
+
+/// Files that an earlier run gave up are opened again, under this epoch.
+pub(crate) async fn begin(store: &Store, held: &Held, files: &[FileRecord]) -> Result<()> {
+    let again: Vec<_> = files.iter().filter(|f| f.state != FileState::Pending && f.state != FileState::InProgress).collect();
+    for files in again.chunks(store::MAX_MUTATIONS) {
+        let mut batch = Batch::new().guarded_by(held.guard());
+        batch.extend(files.iter().map(|f| Mutation::BeginAttempt {
+            transfer: f.transfer.clone(),
+            number: f.number,
+            attempt: attempt(f),
+            epoch: held.lease.epoch,
+            at: Timestamp::now(),
+        }));
+        store.commit(batch).await?;
+    }
+    Ok(())
 }
 
 /// A file that was given up with nothing to continue gets a new temporary name.

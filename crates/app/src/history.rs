@@ -53,7 +53,7 @@ pub async fn list(store: &Store, limit: usize) -> Result<Vec<HistoryEntry>> {
 pub async fn explain(store: &Store, id: &TransferId, limit: u32) -> Result<(HistoryEntry, Vec<FileReport>)> {
     let record = store.transfer(id).await?.ok_or_else(|| unknown(id))?;
     let open: Vec<FileState> = FileState::ALL.iter().copied().filter(|s| !s.is_success()).collect();
-    let files = store.files(id, FileQuery { after: None, states: Some(&open), limit }).await?;
+    let files = store.files(id, FileQuery { states: Some(&open), limit, ..Default::default() }).await?;
     let reports = files
         .into_iter()
         .map(|f| FileReport {

@@ -15,6 +15,7 @@ use transfer::sheet::Checkpoint;
 use crate::delivery::Letterhead;
 use crate::error::{Error, to_engine};
 use crate::event::{ErrorReport, Event, FileReport, Summary};
+use crate::follow::Follow;
 use crate::manifest::json;
 
 pub struct StoreLedger {
@@ -28,6 +29,9 @@ pub struct StoreLedger {
     tally: Mutex<Tally>,
     /// What is known of the server, to explain failures with.
     known: Mutex<Option<model::Profile>>,
+    /// What the lines are called: `file`, or `companion` for what goes with one.
+    kind: &'static str,
+    follow: Option<std::sync::Arc<dyn Follow>>,
 }
 
 impl std::fmt::Debug for StoreLedger {
@@ -93,6 +97,14 @@ impl Tally {
         }
     }
 
+    /// Failures of what goes with the files end the transfer as the files' own would.
+    pub fn companions_failed(&mut self, companions: &Tally) {
+        self.failed += companions.ended() - companions.succeeded();
+        for (class, count) in &companions.errors {
+            *self.errors.entry(*class).or_default() += count;
+        }
+    }
+
     /// A failure that no file record stands for, such as a key without a possible name.
     pub fn count_failure(&mut self, class: ErrorClass) {
         self.failed += 1;
@@ -125,12 +137,42 @@ impl StoreLedger {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let (tally, known) = Default::default();
-        Self { store, letterhead, destination, if_exists, events, source, begun: Timestamp::now(), tally, known }
+        Self {
+            store,
+            letterhead,
+            destination,
+            if_exists,
+            events,
+            source,
+            begun: Timestamp::now(),
+            tally,
+            known,
+            kind: "file",
+            follow: None,
+        }
     }
 
     /// Failures are explained with what is known of the server.
     pub fn explain_with(&self, known: Option<model::Profile>) {
         *self.known.lock().expect("no panic while holding the lock") = known;
+    }
+
+    /// Its files are those that go with others.
+    pub fn of_companions(mut self) -> Self {
+        self.kind = "companion";
+        self
+    }
+
+    /// `follow` is told of every file that has ended, after that was recorded.
+    pub fn followed_by(mut self, follow: std::sync::Arc<dyn Follow>) -> Self {
+        self.follow = Some(follow);
+        self
+    }
+
+    fn ended(&self, file: FileNumber, state: FileState, class: Option<ErrorClass>) {
+        if let Some(follow) = &self.follow {
+            follow.ended(file, state, class);
+        }
     }
 
     pub fn tally(&self) -> Tally {
@@ -153,7 +195,7 @@ impl StoreLedger {
         let (key, path, size) = file.map_or_else(Default::default, |f| (f.key.to_string(), f.path.to_string(), f.size));
         Ok(FileReport {
             v: 1,
-            kind: "file",
+            kind: self.kind,
             transfer_id: id.clone(),
             file: number,
             status,
@@ -170,7 +212,7 @@ impl StoreLedger {
     async fn delivered(&self, number: FileNumber, state: FileState, delivery: &Delivery, path: RemotePath) -> Result<Event, Error> {
         let now = Timestamp::now();
         let version = self.source.served_version(&delivery.pin);
-        let (receipt, line) = self.letterhead.receipt(number, &path, state, delivery, version.clone(), now)?;
+        let (receipt, line) = self.letterhead.receipt(self.kind, number, &path, state, delivery, version.clone(), now)?;
         let finish = Mutation::FinishFile {
             transfer: self.letterhead.held.record.id.clone(),
             number,
@@ -183,7 +225,7 @@ impl StoreLedger {
         self.store.commit(Batch::new().guarded_by(self.letterhead.held.guard()).push(finish)).await?;
         let report = FileReport {
             v: 1,
-            kind: "file",
+            kind: self.kind,
             transfer_id: receipt.transfer_id.clone(),
             file: number,
             status: state,
@@ -273,6 +315,7 @@ impl Ledger for StoreLedger {
             }
         }
         self.tell(event).await;
+        self.ended(file, finished.state, None);
         Ok(())
     }
 
@@ -302,6 +345,7 @@ impl Ledger for StoreLedger {
             *tally.errors.entry(failed.error.kind).or_default() += 1;
         }
         self.tell(Event::File(report)).await;
+        self.ended(file, failed.state, Some(failed.error.kind));
         Ok(())
     }
 }

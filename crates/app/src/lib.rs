@@ -2,15 +2,20 @@
 //! No spawn, no sleep, no loop; those are `runtime`'s.
 
 pub mod advice;
+pub mod companion;
 pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod feed;
+pub mod follow;
 pub mod history;
 pub mod ledger;
 pub mod letter;
+pub mod letters;
 pub mod logins;
 pub mod manifest;
+pub mod order;
+pub mod page;
 pub mod profiles;
 pub mod spec;
 pub mod transfers;

@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{Algorithm, Bandwidth, ByteCount, Credential, IfExists, NameTemplate, ProxyAddress, Publish, TempName, Thresholds, Verify};
+use model::{
+    After, Algorithm, Bandwidth, ByteCount, CompanionName, Credential, Grade, IfExists, NameTemplate, Order, ProxyAddress, Publish,
+    Sidecar, SidecarKind, TempName, Thresholds, Verify,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,6 +124,46 @@ pub struct Options {
     pub max_duration: Option<Duration>,
     pub retry_auth: bool,
     pub thresholds: Thresholds,
+
+    // What the partner agreed on besides the files.
+    pub sidecars: Vec<Sidecar>,
+    /// One file that lists all others of the transfer.
+    pub manifest: Option<CompanionName>,
+    /// One empty file after everything else.
+    pub done: Option<CompanionName>,
+    pub order: Option<Order>,
+    pub after: After,
+    /// The least proof with which an original may go; `None`: `read-back`.
+    pub after_grade: Option<Grade>,
+}
+
+impl Options {
+    /// The least proof with which an original may go.
+    pub fn removal_grade(&self) -> Grade {
+        self.after_grade.unwrap_or(Grade::ReadBack)
+    }
+
+    /// Deleting needs a proof, so asking for the one is asking for the other.
+    pub fn least_proof(&self) -> Verify {
+        match (self.verify, &self.after) {
+            (Verify::Auto, After::Delete | After::Archive { .. }) => Verify::AtLeast(self.removal_grade()),
+            (verify, _) => verify,
+        }
+    }
+
+    /// With those that sidecars and the manifest are made of.
+    pub fn wanted_digests(&self) -> Vec<Algorithm> {
+        let mut digests = self.digests.clone();
+        let md5 = self.sidecars.iter().any(|s| s.kind == SidecarKind::Md5 || s.text.as_deref().is_some_and(|t| t.contains("{md5}")));
+        let sha256 = self.manifest.is_some() || !self.sidecars.is_empty();
+        if (md5 || !digests.is_empty()) && (md5 || sha256) {
+            digests.push(Algorithm::Sha256);
+        }
+        if md5 {
+            digests.push(Algorithm::Md5);
+        }
+        digests
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +207,12 @@ impl Default for Options {
             max_duration: None,
             retry_auth: false,
             thresholds: Thresholds::default(),
+            sidecars: Vec::new(),
+            manifest: None,
+            done: None,
+            order: None,
+            after: After::Keep,
+            after_grade: None,
         }
     }
 }

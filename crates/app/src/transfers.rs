@@ -167,6 +167,11 @@ async fn take_through(
     Ok(Held { record, lease, resumed: true })
 }
 
+/// Takes the lease on something that is not a transfer, for as long as the caller renews it.
+pub async fn hold(store: &Store, resource: &str, holder: &Holder, now: Timestamp, dead: &impl Fn(&Lease) -> bool) -> Result<Lease> {
+    acquire(store, resource, None, holder, now, dead).await
+}
+
 async fn acquire(
     store: &Store,
     resource: &str,

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use model::{Algorithm, TempName, TransferId, parse_duration};
 
 use crate::flags::fingerprint;
-pub use crate::flags::{DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+pub use crate::flags::{ContractArgs, DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 
 #[derive(Debug, Parser)]
 #[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]
@@ -44,6 +44,8 @@ pub struct Global {
 pub enum Command {
     /// Copy an object, a prefix or a local file or directory to a server
     Copy(Box<CopyArgs>),
+    /// Send what is new in a prefix, round after round, each version once
+    Watch(Box<WatchArgs>),
     /// List a bucket, a prefix or a directory
     Ls(LsArgs),
     /// Compare source and destination; changes nothing
@@ -98,6 +100,8 @@ pub struct CopyArgs {
     #[command(flatten)]
     pub delivery: DeliveryArgs,
     #[command(flatten)]
+    pub contract: ContractArgs,
+    #[command(flatten)]
     pub speed: SpeedArgs,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -107,6 +111,24 @@ pub struct CopyArgs {
     /// Follow the same copy when another process is already running it
     #[arg(long)]
     pub attach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    pub copy: CopyArgs,
+    /// From the end of one round to the next
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = "Watching")]
+    pub every: Duration,
+    /// Leave objects that changed within this time for a later round
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", help_heading = "Watching")]
+    pub settle: Duration,
+    /// One round and no more, for cron
+    #[arg(long, help_heading = "Watching")]
+    pub once: bool,
+    /// A line about how it is doing, this often
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5m", help_heading = "Watching")]
+    pub health_every: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -243,6 +265,8 @@ pub enum HistoryCommand {
 pub enum ReceiptCommand {
     /// Check that receipts are intact and signed by a trusted key
     Verify(VerifyArgs),
+    /// Write a page for the partner, with checksums and a signature that ssh-keygen checks
+    Page(PageArgs),
     /// This machine's signing key, and the keys it trusts
     Key {
         #[command(subcommand)]
@@ -260,6 +284,15 @@ pub struct VerifyArgs {
     /// Compare the delivered content with this local file
     #[arg(long, value_name = "FILE")]
     pub against: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// File of receipt lines; - reads stdin
+    pub file: PathBuf,
+    /// Directory to write into; made if it is missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

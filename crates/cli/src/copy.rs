@@ -19,7 +19,7 @@ use crate::trouble::Trouble;
 use crate::{backend, exit, settings, signals};
 
 /// Events waiting to be printed. A slow terminal then slows the reports, not the memory.
-const QUEUE: usize = 256;
+pub const QUEUE: usize = 256;
 
 pub async fn copy(args: &CopyArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let (spec, in_url) = settings::copy_spec(args, request.choices, request.thresholds, environment)?;
@@ -117,7 +117,7 @@ async fn run(
     }
 }
 
-fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<Reporter, Trouble> {
+pub fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, screen: &Screen) -> Result<Reporter, Trouble> {
     let receipts = output.receipt.as_deref().map(|path| ReceiptFile::open(&environment.expand(path))).transpose()?;
     let global = &request.cli.global;
     // Log lines would tear a bar to pieces.
@@ -125,7 +125,7 @@ fn reporter(output: &OutputArgs, request: &Request, environment: &Environment, s
     Ok(Reporter::new(screen.clone(), bar, environment.stdout_terminal, receipts))
 }
 
-fn listen(screen: &Screen) -> Result<Control, Trouble> {
+pub fn listen(screen: &Screen) -> Result<Control, Trouble> {
     let said = screen.clone();
     stop_on_signal(move |line| said.note(line))
 }

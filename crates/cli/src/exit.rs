@@ -36,7 +36,7 @@ pub fn of_summary(summary: &Summary) -> u8 {
     if summary.exit_code != DONE && (summary.error.is_some() || summary.files == 0) {
         return summary.exit_code;
     }
-    let unwell = summary.failed + summary.held + summary.publish_pending;
+    let unwell = summary.failed + summary.held + summary.publish_pending + summary.companions_failed;
     if unwell > 0 {
         let mut classes = summary.errors.keys().filter_map(|name| name.parse::<ErrorClass>().ok());
         return match (summary.files, classes.next(), classes.next()) {
@@ -107,6 +107,10 @@ mod tests {
             bytes_sent: 0,
             bytes_resumed: 0,
             seconds: 0.0,
+            companions: 0,
+            companions_failed: 0,
+            removed: 0,
+            source_kept: 0,
             errors: failed.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect(),
             error: None,
             exit_code: 0,

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use model::{Algorithm, Bandwidth, ByteCount, IfExists, NameTemplate, Publish, TempName, Verify, parse_duration};
+use model::{
+    After, Algorithm, Bandwidth, ByteCount, CompanionName, Grade, IfExists, NameTemplate, Order, Publish, Sidecar, TempName, Verify,
+    parse_duration,
+};
 
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "S3")]
@@ -166,6 +169,29 @@ pub struct DeliveryArgs {
     /// Exit 4 when nothing matches
     #[arg(long)]
     pub fail_if_empty: bool,
+}
+
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "The partner's contract")]
+pub struct ContractArgs {
+    /// A small file beside each delivered one: sha256, md5, done or ctl@FILE, with :NAME to name it, as in done:{name}.ok; may be repeated
+    #[arg(long, value_name = "KIND[:NAME]")]
+    pub sidecar: Vec<Sidecar>,
+    /// One file that lists all delivered ones for `sha256sum -c`, or as JSON lines when NAME ends in .json; the last but one
+    #[arg(long, value_name = "NAME")]
+    pub manifest: Option<CompanionName>,
+    /// One empty file after everything else
+    #[arg(long, value_name = "NAME")]
+    pub done: Option<CompanionName>,
+    /// Publish one file after the other: listing, key, size or age; after a failure nothing more
+    #[arg(long, value_name = "BY")]
+    pub order: Option<Order>,
+    /// Originals that were delivered: keep, delete or archive=s3://BUCKET/PREFIX/ [default: keep]
+    #[arg(long, value_name = "WHAT")]
+    pub after: Option<After>,
+    /// Least proof with which an original may go [default: read-back]
+    #[arg(long, value_name = "GRADE")]
+    pub after_grade: Option<Grade>,
 }
 
 #[derive(Debug, Args, Default)]

@@ -13,6 +13,7 @@ mod history;
 mod manual;
 mod names;
 mod output;
+mod page;
 mod progress;
 mod receipt;
 mod receipt_file;
@@ -21,6 +22,7 @@ mod report;
 mod settings;
 mod signals;
 mod trouble;
+mod watch;
 mod yaml;
 
 use std::ffi::OsString;
@@ -122,6 +124,7 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
     }
     match command {
         Command::Copy(args) => copy::copy(args, request, environment, screen).await,
+        Command::Watch(args) => watch::watch(args, request, environment, screen).await,
         Command::Ls(args) => browse::ls(args, environment, screen).await,
         Command::Check(args) => browse::check(args, request, environment, screen).await,
         Command::Hash(args) => browse::hash(args, environment, screen).await,

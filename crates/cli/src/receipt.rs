@@ -22,6 +22,7 @@ const MAX_KEY_BYTES: u64 = 1 << 20;
 pub fn run(command: &ReceiptCommand, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     match command {
         ReceiptCommand::Verify(args) => verify(args, environment, screen),
+        ReceiptCommand::Page(args) => crate::page::write(args, environment, screen),
         ReceiptCommand::Key { command } => key(command, environment, screen),
     }
 }
@@ -165,14 +166,14 @@ fn examine(line: &str, trusted: &[TrustedKey]) -> Line {
 }
 
 /// Only a whole JSON object without any trace of a signature is passed over; what claims delivery must be signed.
-fn is_other(line: &str) -> bool {
+pub fn is_other(line: &str) -> bool {
     let Ok(Value::Object(object)) = serde_json::from_str::<Value>(line) else { return false };
     if object.contains_key("signature") || object.contains_key("signed_by") {
         return false;
     }
     match object.get("type").and_then(Value::as_str) {
-        Some("plan" | "progress" | "summary" | "error") => true,
-        Some("file") => !matches!(object.get("status").and_then(Value::as_str), Some("delivered" | "collected") | None),
+        Some("plan" | "progress" | "summary" | "error" | "after" | "watch") => true,
+        Some("file" | "companion") => !matches!(object.get("status").and_then(Value::as_str), Some("delivered" | "collected") | None),
         _ => false,
     }
 }
@@ -289,7 +290,7 @@ fn digest_file(path: &Path) -> std::io::Result<(u64, String, String)> {
     Ok((size, crc.to_string(), sha256.expect("SHA-256 was asked for")))
 }
 
-fn read_bounded(path: &Path) -> Result<String, Trouble> {
+pub fn read_bounded(path: &Path) -> Result<String, Trouble> {
     let read = || -> std::io::Result<String> {
         let mut text = String::new();
         let source: Box<dyn std::io::Read> =

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use app::Event;
-use app::event::{ErrorReport, FileReport, PlanReport, Summary};
+use app::event::{ErrorReport, FileReport, PlanReport, Summary, WatchReport};
 use indicatif::ProgressBar;
 use model::{ByteCount, TransferId};
 use serde::Serialize;
@@ -74,6 +74,22 @@ impl Reporter {
                 self.screen.object(&report);
                 self.file(&report);
             }
+            Event::After(report) => {
+                self.screen.object(&report);
+                let to = report.to.as_ref().map_or(String::new(), |to| format!(" as {to}"));
+                match &report.error {
+                    Some(error) => self.screen.note(&format!("the original {} is kept ({}): {}", report.key, error.class, error.message)),
+                    None if self.every_file => self.screen.say(&format!("{:<15} {:>11}  {}{to}", report.state, "", report.key)),
+                    None => {}
+                }
+            }
+            Event::Round(summary) => {
+                self.summary(*summary);
+                // Rounds without end must not be remembered one by one, and a transfer may go on in the next.
+                self.printed.clear();
+                self.exit_codes.clear();
+            }
+            Event::Watch(report) => self.watch(&report),
             Event::Note(text) => self.screen.note(&text),
         }
     }
@@ -95,6 +111,13 @@ impl Reporter {
             plan.destination,
             plan.transfer_id
         ));
+        let order = plan.order.as_ref().map(|order| format!("one after the other, by {order}"));
+        let beside = (plan.companions > 0).then(|| format!("{} go with them", files(plan.companions)));
+        let after = (plan.after != "keep").then(|| format!("originals: {}", plan.after));
+        let contract: Vec<String> = [order, beside, after].into_iter().flatten().collect();
+        if !contract.is_empty() {
+            self.screen.note(&contract.join("; "));
+        }
         if plan.proof_bytes > 0 {
             self.screen.note(&format!("proof {}: reads back {}", plan.verify, ByteCount(plan.proof_bytes)));
         }
@@ -114,8 +137,25 @@ impl Reporter {
         }
     }
 
+    fn watch(&self, report: &WatchReport) {
+        self.screen.object(report);
+        let mut line = format!("{} after {} rounds: {} delivered", report.state, report.rounds, files(report.delivered));
+        for (count, what) in [(report.retrying, "tried again later"), (report.given_up, "left alone"), (report.settling, "settling")] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {what}"));
+            }
+        }
+        if let Some(at) = report.last_delivery {
+            line.push_str(&format!("; last delivery {at:.0}"));
+        }
+        if let Some(why) = &report.waiting_for {
+            line.push_str(&format!("; waiting: {why}"));
+        }
+        self.screen.note(&line);
+    }
+
     fn file(&mut self, report: &FileReport) {
-        if let Some(grade) = &report.verification {
+        if let Some(grade) = report.verification.as_ref().filter(|_| report.kind == "file") {
             *self.proofs.entry(grade.clone()).or_default() += 1;
         }
         if let Some(error) = &report.error {
@@ -201,6 +241,7 @@ fn summary_line(summary: &Summary, proofs: &BTreeMap<String, u64>) -> String {
         (summary.held, "held"),
         (summary.failed, "failed"),
         (summary.not_finished, "not finished"),
+        (summary.companions_failed, "companions failed"),
     ];
     let counts: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
     let mut line = format!("{}: {}", summary.state, files(summary.files));
@@ -214,6 +255,15 @@ fn summary_line(summary: &Summary, proofs: &BTreeMap<String, u64>) -> String {
     line.push_str(&format!(" in {:.1} s", summary.seconds));
     if summary.seconds > 0.0 && summary.bytes_sent > 0 {
         line.push_str(&format!(" ({}/s)", ByteCount((summary.bytes_sent as f64 / summary.seconds) as u64)));
+    }
+    for (count, what) in [
+        (summary.companions, "went with them"),
+        (summary.removed, "originals removed"),
+        (summary.source_kept, "originals kept that should have gone"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!("; {count} {what}"));
+        }
     }
     if !proofs.is_empty() {
         let proofs: Vec<String> = proofs.iter().map(|(grade, count)| format!("{grade} {count}")).collect();

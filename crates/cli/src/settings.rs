@@ -7,11 +7,12 @@ use app::spec::Mkdir;
 use app::{CopySpec, Options, S3Settings, ServerSettings, TlsMinimum};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches as _};
-use model::{ByteCount, Credential, Location, NameTemplate, Protocol, ProxyAddress, Thresholds};
+use model::contract::{MAX_CONTROL_BYTES, expand};
+use model::{After, ByteCount, Credential, Location, NameTemplate, Protocol, ProxyAddress, Thresholds, Verify};
 use runtime::Place;
 use runtime::secret::{Reference, SecretError};
 
-use crate::args::{self, Cli, Command, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+use crate::args::{self, Cli, Command, ContractArgs, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 use crate::config::{self, Config, ConfigError, Setting};
 use crate::environment::Environment;
 use crate::trouble::Trouble;
@@ -177,6 +178,7 @@ impl Request {
     pub fn fits(&self) -> Result<(), Trouble> {
         let (url, server) = match &self.cli.command {
             Command::Copy(args) => (&args.destination, &args.server),
+            Command::Watch(args) => (&args.copy.destination, &args.copy.server),
             Command::Check(args) => (&args.destination, &args.server),
             Command::Ls(args) => (&args.url, &args.server),
             Command::Hash(args) => (&args.url, &args.server),
@@ -311,6 +313,57 @@ fn delivery_options(options: &mut Options, args: &DeliveryArgs, choices: Choices
     options.fail_if_empty = args.fail_if_empty;
 }
 
+/// What was agreed with the partner; texts of control files are read now, so that a resume needs no file.
+fn contract_options(spec: &mut CopySpec, args: &ContractArgs, environment: &Environment) -> Result<(), Trouble> {
+    let options = &mut spec.options;
+    for sidecar in &args.sidecar {
+        if options.sidecars.iter().any(|known| known.name == sidecar.name) {
+            return Err(Trouble::usage(format!("two sidecars would be called {}", sidecar.name), "give one of them another name"));
+        }
+        let mut sidecar = sidecar.clone();
+        if let Some(file) = &sidecar.file {
+            sidecar.text = Some(control_text(&environment.expand(std::path::Path::new(file)))?);
+        }
+        options.sidecars.push(sidecar);
+    }
+    (options.manifest, options.done) = (args.manifest.clone(), args.done.clone());
+    options.order = args.order;
+    options.after = args.after.clone().unwrap_or_default();
+    options.after_grade = args.after_grade;
+    if options.after == After::Keep {
+        return Ok(());
+    }
+    if !spec.source.starts_with("s3://") {
+        return Err(Trouble::usage("--after is for originals in a bucket; files of this machine stay", "leave it out, or name s3://…"));
+    }
+    let least = options.removal_grade();
+    if let Verify::AtLeast(grade) = options.verify
+        && !grade.satisfies(least)
+    {
+        return Err(Trouble::usage(
+            format!("--verify {grade} is less than the proof {least} with which an original may go"),
+            "raise --verify, or say with --after-grade that less is enough",
+        ));
+    }
+    if spec.s3.sse_customer_key_from.is_some() && matches!(options.after, After::Archive { .. }) {
+        return Err(Trouble::usage("objects under a customer's key are not archived", "use --after delete or --after keep"));
+    }
+    Ok(())
+}
+
+/// The text of a control file. A placeholder that nobody knows is better found now.
+fn control_text(path: &std::path::Path) -> Result<String, Trouble> {
+    let wrong = |why: String| Trouble::usage(format!("--sidecar ctl: {}: {why}", path.display()), "name a small text file");
+    let size = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
+    if size > MAX_CONTROL_BYTES as u64 {
+        return Err(wrong(format!("is longer than {MAX_CONTROL_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    let known = ["name", "size", "key", "version", "sha256", "md5", "crc64nvme"];
+    expand(&text, jiff::Timestamp::UNIX_EPOCH, |word| known.contains(&word).then(String::new)).map_err(wrong)?;
+    Ok(text)
+}
+
 fn speed_options(options: &mut Options, args: &SpeedArgs) {
     options.connections = args.connections;
     options.transfers = args.transfers.unwrap_or(options.transfers);
@@ -334,6 +387,7 @@ pub fn copy_spec(
     name_options(&mut spec.options, &args.name, choices);
     delivery_options(&mut spec.options, &args.delivery, choices);
     speed_options(&mut spec.options, &args.speed);
+    contract_options(&mut spec, &args.contract, environment)?;
     spec.options.thresholds = thresholds;
     if let (Some(min), Some(max)) = (spec.options.min_size, spec.options.max_size)
         && min > max

@@ -3,28 +3,31 @@
 
 mod bandwidth;
 mod class;
+pub mod contract;
 mod digest;
 mod id;
 mod key;
 mod location;
 mod path;
 mod policy;
-mod proxy;
 pub mod profile;
+mod proxy;
 pub mod receipt;
 mod size;
+pub mod sshsig;
 mod state;
 
 pub use bandwidth::Bandwidth;
 pub use class::{ErrorClass, Nature, ParseClassError};
+pub use contract::{After, CompanionName, Order, Sidecar, SidecarKind};
 pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TempParts, TemplateInput, escape_name};
 pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
-pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};
 pub use profile::{Ability, Drift, Fact, Logins, Observer, Profile, Throughput, Tried};
+pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};
 pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
 pub use state::{FileState, TransferState};

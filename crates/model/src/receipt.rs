@@ -10,7 +10,7 @@ use crate::{FileNumber, FileState, Grade, ObjectKey, Protocol, Publish, RemotePa
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     pub v: u32,
-    /// Always `file`: in `--json` output the line is the receipt.
+    /// `file`, or `companion` for what goes with files: in `--json` output the line is the receipt.
     #[serde(rename = "type")]
     pub kind: String,
     pub transfer_id: TransferId,
@@ -144,6 +144,10 @@ impl SigningKey {
 
     pub fn fingerprint(&self) -> String {
         fingerprint(self.public_key())
+    }
+
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        self.pair.sign(bytes).as_ref().to_vec()
     }
 
     /// The receipt as one line; the signed bytes are the line without its last member.

@@ -1,5 +1,6 @@
 //! `copy` and `resume`: lists the source into the manifest, runs the engine over it under a lease, and says how it ended.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,16 +15,20 @@ use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
 use jiff::{SignedDuration, Timestamp};
-use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Publish, Strategy, TempName, TransferId, TransferState};
-use store::Store;
+use model::{
+    ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, ObjectKey, Publish, Strategy, TempName, TransferId, TransferState,
+};
+use store::{FileQuery, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transfer::engine::{Engine, Setup, Tuning};
 use transfer::meter::Meter;
-use transfer::port::Wishes;
+use transfer::port::{Logins, Wishes};
 use transfer::retry::Backoff;
+use transfer::{Object, Source};
 
+use crate::contract::{Agreed, Besides};
 use crate::open::{self, DestinationSide, Login, SourceSide};
 use crate::select::{Chooser, Counts};
 use crate::sweep::{self, Whose};
@@ -41,6 +46,26 @@ pub async fn copy(
     mode: CopyMode,
     events: mpsc::Sender<Event>,
     control: Control,
+) -> Result<Summary, Failure> {
+    copy_round(place, spec, password, mode, events, control, None).await
+}
+
+/// What one round of a watch sends.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Round {
+    pub objects: Vec<Object>,
+    /// Those of them that are in the manifest and wait for a later round.
+    pub resting: HashSet<ObjectKey>,
+}
+
+pub(crate) async fn copy_round(
+    place: &Place,
+    spec: CopySpec,
+    password: Option<Credential>,
+    mode: CopyMode,
+    events: mpsc::Sender<Event>,
+    control: Control,
+    round: Option<Round>,
 ) -> Result<Summary, Failure> {
     let spec = with_staging_directory(spec)?;
     // Mistakes in the request come before anything is recorded.
@@ -60,7 +85,7 @@ pub async fn copy(
         Err(error) if error.held_by.is_some() && mode.attach => return attach::follow(&store, &spec, &shown, events, control).await,
         Err(error) => return Err(error.into()),
     };
-    let run = Run { place, spec: &spec, source, destination, naming, chooser, store, events, control };
+    let run = Run { place, spec: &spec, source, destination, naming, chooser, store, events, control, round };
     Ok(run.carry_out(held, true).await)
 }
 
@@ -104,6 +129,7 @@ pub async fn resume(
             store: store.clone(),
             events: events.clone(),
             control: control.clone(),
+            round: None,
         };
         summaries.push(run.carry_out(held, !listed).await);
     }
@@ -129,6 +155,8 @@ struct Run<'a> {
     store: Store,
     events: mpsc::Sender<Event>,
     control: Control,
+    /// What a watch has chosen, instead of a listing.
+    round: Option<Round>,
 }
 
 impl Run<'_> {
@@ -147,8 +175,8 @@ impl Run<'_> {
                 stop.cancel();
             });
         }
-        let mut tally = Tally::default();
-        let outcome = self.deliver(&held, list, &stop, &mut tally).await;
+        let (mut tally, mut besides) = (Tally::default(), Besides::default());
+        let outcome = self.deliver(&held, list, &stop, &mut tally, &mut besides).await;
         background.shutdown().await;
 
         let mut error = outcome.err();
@@ -166,7 +194,8 @@ impl Run<'_> {
             error = Some(app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume"));
         }
         let left = self.left(&held).await;
-        let state = state_of(&tally, left, error.as_ref());
+        let waiting = self.waiting(&held).await;
+        let state = state_of(&tally, left, waiting, error.as_ref());
         if let Err(lost) = transfers::end(&self.store, &held, state, error.as_ref(), Timestamp::now()).await
             && error.is_none()
         {
@@ -174,6 +203,13 @@ impl Run<'_> {
         }
         let mut summary = blank_summary(Some(held.record.id.clone()), state);
         tally.fill(&mut summary);
+        summary.companions = besides.companions.succeeded();
+        summary.companions_failed = besides.companions.ended() - summary.companions;
+        (summary.removed, summary.source_kept) = (besides.removed, besides.kept);
+        for (class, count) in &besides.companions.errors {
+            *summary.errors.entry(class.name().to_owned()).or_default() += count;
+        }
+        tally.companions_failed(&besides.companions);
         summary.files = tally.ended() + left;
         summary.not_finished = left;
         summary.seconds = begun.elapsed().as_secs_f64();
@@ -189,19 +225,33 @@ impl Run<'_> {
         summary
     }
 
+    /// Whether something is left that the same command must go on with: a file that rests, or what goes with one.
+    async fn waiting(&self, held: &Held) -> bool {
+        let unfinished = [FileState::Failed, FileState::Held, FileState::PublishPending, FileState::Pending, FileState::InProgress];
+        let query = FileQuery { states: Some(&unfinished), limit: 1, ..FileQuery::default() };
+        self.store.files(&held.record.id, query).await.is_ok_and(|files| !files.is_empty())
+    }
+
     /// Files of the manifest that are neither done nor given up.
     async fn left(&self, held: &Held) -> u64 {
         let counts = self.store.counts(&held.record.id).await.unwrap_or_default();
         counts.iter().filter(|c| matches!(c.state, FileState::Pending | FileState::InProgress)).map(|c| c.files).sum()
     }
 
-    async fn deliver(&self, held: &Held, list: bool, stop: &CancellationToken, tally: &mut Tally) -> app::Result<()> {
+    async fn deliver(
+        &self,
+        held: &Held,
+        list: bool,
+        stop: &CancellationToken,
+        tally: &mut Tally,
+        besides: &mut Besides,
+    ) -> app::Result<()> {
         let options = &self.spec.options;
         let meter = Arc::new(Meter::default());
         let (totals, counts) = if list { self.list(held, tally, stop).await? } else { (self.recorded(held).await?, Counts::default()) };
         meter.expect(totals.files - totals.done_files, totals.bytes - totals.done_bytes);
         self.tell_plan(held, totals, counts).await;
-        if totals.files == 0 && tally.ended() == 0 {
+        if totals.files == 0 && tally.ended() == 0 && !held.resumed {
             return Ok(());
         }
 
@@ -216,39 +266,65 @@ impl Run<'_> {
             ),
         };
         let source_name = letterhead.source();
-        let ledger = Arc::new(StoreLedger::new(
+        let mut agreed = Agreed::new(
+            self.store.clone(),
+            held.clone(),
+            options.clone(),
+            letterhead.clone(),
+            self.destination.key.clone(),
+            &self.naming,
+            self.source.source.clone(),
+            self.events.clone(),
+            &self.place.state,
+        )
+        .await?;
+        agreed.may_begin().await?;
+        let ledger = StoreLedger::new(
             self.store.clone(),
             letterhead,
             self.destination.key.clone(),
             options.if_exists,
             self.source.source.clone(),
             self.events.clone(),
+        );
+        let ledger = Arc::new(ledger.followed_by(agreed.following.clone()));
+        let logins: Arc<dyn Logins> = Arc::new(StoreLogins::new(
+            self.store.clone(),
+            self.destination.key.clone(),
+            self.destination.credential.clone(),
+            options.retry_auth,
         ));
-        let logins =
-            StoreLogins::new(self.store.clone(), self.destination.key.clone(), self.destination.credential.clone(), options.retry_auth);
         let known = self.known().await;
         ledger.explain_with(known.clone());
-        let setup = Setup {
+        let known = known.map(|profile| profiles::known(&profile, Timestamp::now())).unwrap_or_default();
+        let setup = |source: Arc<dyn Source>, ledger: Arc<StoreLedger>, meter: Arc<Meter>| Setup {
             transfer: held.record.id.clone(),
             run: held.record.run,
             epoch: held.lease.epoch,
-            source: self.source.source.clone(),
+            source,
             connector: self.destination.connector.clone(),
             ledger: ledger.clone(),
-            gate: ledger.clone(),
-            logins: Arc::new(logins),
-            meter: meter.clone(),
+            gate: ledger,
+            logins: logins.clone(),
+            meter,
             wishes: wishes(options),
             tuning: tuning(options),
             root: self.naming.root.clone(),
             temp_name: options.temp_name.clone(),
             stop: stop.clone(),
         };
-        let engine = Engine::knowing(setup, known.map(|profile| profiles::known(&profile, Timestamp::now())).unwrap_or_default());
+        let engine = Engine::knowing(setup(self.source.source.clone(), ledger.clone(), meter.clone()), known);
+        let (companions, letters) = agreed.beside();
+        let beside = engine.beside(setup(letters, companions.clone(), Arc::default()));
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
+        let resting = self.round.as_ref().map(|round| round.resting.clone()).unwrap_or_default();
+        let feed = agreed.feed(feed, resting).await?;
         let mut watching = JoinSet::new();
         watching.spawn(tell_progress(held.record.id.clone(), meter, self.events.clone()));
-        let outcome = engine.run(Arc::new(feed)).await;
+        let mut outcome = agreed.deliver(&engine, &beside, feed).await.map_err(app::Error::from);
+        if outcome.is_ok() {
+            outcome = agreed.at_the_end(&beside).await;
+        }
         watching.shutdown().await;
         for note in engine.pool().take_notes() {
             let _ = self.events.send(Event::Note(note)).await;
@@ -262,9 +338,12 @@ impl Run<'_> {
         }
         engine.pool().close().await;
         self.remember(&engine).await;
-        let ended = ledger.tally();
-        tally.merge(ended);
-        outcome.map_err(app::Error::from)
+        tally.merge(ledger.tally());
+        besides.companions = companions.tally();
+        if outcome.is_ok() {
+            agreed.originals(stop, besides).await?;
+        }
+        outcome
     }
 
     /// What earlier looks at this server have shown; what that means is said before anything is sent.
@@ -295,9 +374,12 @@ impl Run<'_> {
 
     /// Lists the source into the manifest. Keys that cannot have a name fail here, before anything is connected.
     async fn list(&self, held: &Held, tally: &mut Tally, stop: &CancellationToken) -> app::Result<(Totals, Counts)> {
-        let mut manifest = Manifest::open(&self.store, held, &self.naming).await?;
+        let mut manifest = Manifest::open(&self.store, held, &self.naming, &self.spec.options).await?;
         let mut counts = Counts::default();
-        let mut objects = self.chooser.objects(&self.source);
+        let mut objects = match &self.round {
+            Some(round) => self.chooser.given(&self.source, round.objects.clone()),
+            None => self.chooser.objects(&self.source),
+        };
         let mut unnamed = 0;
         while let Some(page) = objects.next(&mut counts).await? {
             if stop.is_cancelled() {
@@ -365,10 +447,14 @@ pub(crate) fn plan_report(spec: &CopySpec, files: u64, bytes: u64, counts: &Coun
         files_direct: counts.by_strategy[0],
         files_chunked: counts.by_strategy[1],
         files_parallel: counts.by_strategy[2],
-        verify: spec.options.verify.to_string(),
+        verify: spec.options.least_proof().to_string(),
         proof_bytes: counts.proof_bytes,
         if_exists: spec.options.if_exists.to_string(),
         publish: spec.options.publish.to_string(),
+        companions: files * spec.options.sidecars.len() as u64
+            + if files > 0 { u64::from(spec.options.manifest.is_some()) + u64::from(spec.options.done.is_some()) } else { 0 },
+        order: spec.options.order.map(|order| order.to_string()),
+        after: spec.options.after.to_string(),
         dry_run: false,
         listing: Vec::new(),
         more: 0,
@@ -388,8 +474,8 @@ fn wishes(options: &app::Options) -> Wishes {
     Wishes {
         if_exists: options.if_exists,
         publish: options.publish,
-        verify: options.verify,
-        digests: DigestSet::from_list(&options.digests),
+        verify: options.least_proof(),
+        digests: DigestSet::from_list(&options.wanted_digests()),
         resend: options.resend,
         preserve_time: options.preserve_time,
         permissions: options.chmod,
@@ -412,7 +498,7 @@ fn tuning(options: &app::Options) -> Tuning {
 }
 
 /// Renews the lease until the run ends; a lease that is lost stops it at once.
-async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
+pub(crate) async fn keep_lease(store: Store, guard: store::LeaseGuard, lease: SignedDuration, stop: CancellationToken) {
     // Two renewals may fail before the lease runs out.
     let every = lease.unsigned_abs() / 3;
     loop {
@@ -453,17 +539,22 @@ pub(crate) fn blank_summary(id: Option<TransferId>, state: TransferState) -> Sum
         bytes_sent: 0,
         bytes_resumed: 0,
         seconds: 0.0,
+        companions: 0,
+        companions_failed: 0,
+        removed: 0,
+        source_kept: 0,
         errors: Default::default(),
         error: None,
         exit_code: 0,
     }
 }
 
-fn state_of(tally: &Tally, left: u64, error: Option<&app::Error>) -> TransferState {
+fn state_of(tally: &Tally, left: u64, waiting: bool, error: Option<&app::Error>) -> TransferState {
     match error {
         Some(error) if error.class == ErrorClass::Cancelled => TransferState::Paused,
         Some(_) => TransferState::Failed,
         None if left > 0 => TransferState::Paused,
+        None if waiting && tally.failed + tally.held + tally.publish_pending == 0 => TransferState::CompletedWithErrors,
         None if tally.failed + tally.held + tally.publish_pending == 0 => TransferState::Completed,
         None if tally.succeeded() > 0 => TransferState::CompletedWithErrors,
         None if tally.failed == 0 => TransferState::Held,

@@ -12,7 +12,7 @@ use crate::open::SourceSide;
 use crate::select::{Chooser, Counts};
 
 /// Files shown; more are counted.
-const SHOWN: usize = 1_000;
+const SHOWN: u64 = 1_000;
 
 pub async fn dry_run(
     spec: &CopySpec,
@@ -23,15 +23,26 @@ pub async fn dry_run(
 ) -> Result<Summary, Failure> {
     let mut counts = Counts::default();
     let mut objects = chooser.objects(source);
-    let (mut files, mut bytes, mut listing, mut failed) = (0, 0, Vec::new(), 0);
+    let (mut files, mut bytes, mut listing, mut failed, mut shown) = (0, 0, Vec::new(), 0, 0u64);
     while let Some(page) = objects.next(&mut counts).await? {
         for object in page {
             match naming.path(&object.key, object.version.as_deref()) {
                 Ok(path) => {
                     files += 1;
                     bytes += object.size;
-                    if listing.len() < SHOWN {
+                    if shown < SHOWN {
                         listing.push(PlannedFile { key: object.key.to_string(), path: path.to_string(), size: object.size });
+                        for sidecar in &spec.options.sidecars {
+                            let name = sidecar.name.render(path.name(), naming.now).unwrap_or_default();
+                            match path.sibling(&name) {
+                                Ok(beside) => listing.push(PlannedFile { key: sidecar.to_string(), path: beside.to_string(), size: 0 }),
+                                Err(error) => {
+                                    failed += 1;
+                                    let _ = events.send(Event::Note(format!("would fail: {error}"))).await;
+                                }
+                            }
+                        }
+                        shown += 1;
                     }
                 }
                 Err(error) => {
@@ -43,7 +54,13 @@ pub async fn dry_run(
     }
     let mut plan = plan_report(spec, files, bytes, &counts);
     plan.dry_run = true;
-    plan.more = files - listing.len() as u64;
+    plan.more = files - shown;
+    for (what, name) in [("manifest", &spec.options.manifest), ("done", &spec.options.done)] {
+        let (Some(name), true) = (name, files > 0) else { continue };
+        let name = name.render("", naming.now).unwrap_or_default();
+        let path = naming.root.join(&name).map_err(transfer::Error::from)?;
+        listing.push(PlannedFile { key: format!("{what}:{name}"), path: path.to_string(), size: 0 });
+    }
     plan.listing = listing;
     let _ = events.send(Event::Plan(plan)).await;
     let mut summary = blank_summary(None, TransferState::Pending);

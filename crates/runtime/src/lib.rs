@@ -4,6 +4,7 @@
 mod attach;
 mod browse;
 mod clean;
+mod contract;
 mod copy;
 mod dry_run;
 mod ftp;
@@ -11,12 +12,14 @@ mod history;
 pub mod keys;
 mod netrc;
 mod open;
+mod outlook;
 mod process;
 pub mod rclone;
 mod rehearse;
 pub mod secret;
 mod select;
 mod sweep;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +34,7 @@ use model::{Credential, ErrorClass};
 pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
+pub use watch::{WatchMode, Watched, watch};
 
 /// Asks a person for a secret; `None` when nobody answers.
 pub type Ask = dyn Fn(&str) -> Option<Credential> + Send + Sync;

@@ -56,12 +56,21 @@ impl Chooser {
         Objects { chooser: self, source, from: Some(from) }
     }
 
-    fn take(&self, object: &Object, counts: &mut Counts) -> bool {
+    fn count(&self, object: &Object, counts: &mut Counts) {
+        counts.by_strategy[crate::copy::strategy_index(&self.options, object.size)] += 1;
+        counts.proof_bytes += proof_estimate(&self.options, object.size);
+    }
+
+    /// Objects that were chosen already.
+    pub fn given<'a>(&'a self, source: &'a SourceSide, objects: Vec<Object>) -> Objects<'a> {
+        Objects { chooser: self, source, from: Some(From::Given(objects)) }
+    }
+
+    pub(crate) fn take(&self, object: &Object, counts: &mut Counts) -> bool {
         let relative = object.key.as_str().strip_prefix(&self.prefix).unwrap_or(object.key.as_str());
         match self.selection.decide(relative, object, self.now) {
             Decision::Send => {
-                counts.by_strategy[crate::copy::strategy_index(&self.options, object.size)] += 1;
-                counts.proof_bytes += proof_estimate(&self.options, object.size);
+                self.count(object, counts);
                 true
             }
             Decision::FolderMarker => {
@@ -81,7 +90,7 @@ impl Chooser {
 /// What the proof will read back at most, before the server's abilities are known.
 fn proof_estimate(options: &Options, size: u64) -> u64 {
     use model::{Grade, Verify};
-    match options.verify {
+    match options.least_proof() {
         Verify::AtLeast(Grade::ReadBack) => size,
         Verify::Auto if size <= transfer::plan::READ_BACK_UP_TO => size,
         Verify::Auto | Verify::AtLeast(Grade::Sampled) => (size / 256).min(size),
@@ -93,6 +102,7 @@ enum From<'a> {
     Single,
     List { path: String, lines: Option<Box<dyn BufRead + Send>> },
     Pages(Box<dyn Pages + 'a>),
+    Given(Vec<Object>),
 }
 
 /// The chosen objects in pages.
@@ -106,6 +116,12 @@ impl Objects<'_> {
     pub async fn next(&mut self, counts: &mut Counts) -> app::Result<Option<Vec<Object>>> {
         match self.from.take() {
             None => Ok(None),
+            Some(From::Given(objects)) => {
+                for object in &objects {
+                    self.chooser.count(object, counts);
+                }
+                Ok(Some(objects))
+            }
             Some(From::Single) => self.single(counts).await.map(Some),
             Some(From::Pages(mut pages)) => {
                 let Some(page) = pages.next().await? else { return Ok(None) };

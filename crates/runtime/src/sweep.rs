@@ -106,7 +106,7 @@ pub async fn directories(store: &Store, id: &model::TransferId, temp: &TempName,
     let mut found = BTreeSet::new();
     let mut after = None;
     while found.len() < DIRECTORIES {
-        let page = store.files(id, FileQuery { after, states: None, limit: 1_000 }).await?;
+        let page = store.files(id, FileQuery { after, limit: 1_000, ..Default::default() }).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.number);
         for file in page {

@@ -80,7 +80,8 @@ pub enum Mutation {
         transfer: TransferId,
         files: Vec<FileRecord>,
     },
-    /// The source has another version: a new attempt from nothing, pending.
+    /// The source has another version: a new attempt from nothing, pending, also where an earlier version was delivered;
+    /// that one's receipt stays until the new version has its own.
     ReplacePin {
         transfer: TransferId,
         number: FileNumber,
@@ -133,6 +134,13 @@ pub enum Mutation {
         bytes_sent: u64,
         at: Timestamp,
         delivery: Option<Delivery>,
+    },
+    /// What became of the source object of a delivered file. `Conflict` if the file was not delivered.
+    SetOriginal {
+        transfer: TransferId,
+        number: FileNumber,
+        original: String,
+        at: Timestamp,
     },
     /// Removes those of the numbers that have not succeeded; at most [`MAX_FILES`].
     RemoveFiles {
@@ -260,6 +268,7 @@ impl Mutation {
             Self::SaveCheckpoint { .. } => "save the checkpoint of",
             Self::SaveIntent { .. } => "save the intent of",
             Self::FinishFile { .. } => "finish",
+            Self::SetOriginal { .. } => "record the original of",
             Self::RemoveFiles { .. } => "remove files from",
             Self::MarkCollected { .. } => "mark as collected",
             Self::AcquireLease { .. } => "acquire the lease on",
@@ -286,7 +295,8 @@ impl Mutation {
             | Self::SetFileState { transfer, number, .. }
             | Self::SaveCheckpoint { transfer, number, .. }
             | Self::SaveIntent { transfer, number, .. }
-            | Self::FinishFile { transfer, number, .. } => format!("file {number} of transfer {transfer}"),
+            | Self::FinishFile { transfer, number, .. }
+            | Self::SetOriginal { transfer, number, .. } => format!("file {number} of transfer {transfer}"),
             Self::MarkCollected { path, .. } => path.as_str().to_owned(),
             Self::AcquireLease { claim, .. } => claim.resource.clone(),
             Self::RenewLease { guard, .. } | Self::ReleaseLease { guard } => guard.resource.clone(),

@@ -10,6 +10,6 @@ mod sqlite;
 pub use batch::{Batch, Committed, Failure, LeaseClaim, LeaseGuard, MAX_FILES, MAX_MUTATIONS, Mutation};
 pub use error::{Conflict, Error, ErrorKind, Result};
 pub use record::{
-    Delivery, DestinationRecord, FileQuery, FileRecord, Lease, Parked, StateCount, Statistics, TransferQuery, TransferRecord,
+    Delivery, DestinationRecord, FileQuery, FileRecord, Lease, Parked, Part, StateCount, Statistics, TransferQuery, TransferRecord,
 };
 pub use sqlite::{Options, Store};

@@ -46,6 +46,8 @@ pub struct FileRecord {
     pub bytes_sent: u64,
     /// The signed line.
     pub receipt: Option<String>,
+    /// What became of the source object after its delivery; `None`: nothing yet.
+    pub original: Option<String>,
     pub updated_at: Timestamp,
 }
 
@@ -116,9 +118,21 @@ pub struct TransferQuery {
     pub limit: u32,
 }
 
+/// Which part of a manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Part {
+    #[default]
+    Everything,
+    /// What the source has.
+    Files,
+    /// What goes with it: numbers from `model::contract::FIRST_COMPANION` on.
+    Companions,
+}
+
 /// In the order of their numbers.
 #[derive(Debug, Clone, Default)]
 pub struct FileQuery<'a> {
+    pub part: Part,
     pub after: Option<FileNumber>,
     /// `None`: every state.
     pub states: Option<&'a [FileState]>,

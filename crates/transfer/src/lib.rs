@@ -31,4 +31,4 @@ pub use destination::{
     Writer,
 };
 pub use error::{Error, ErrorKind, Result, Subject};
-pub use source::{Listing, ListingOptions, Object, Pages, Pin, Source, StoredChecksum};
+pub use source::{Archive, Listing, ListingOptions, Object, Original, Pages, Pin, Source, StoredChecksum};

@@ -84,11 +84,33 @@ pub struct Listing {
     pub folders: Vec<String>,
 }
 
+fn keeps_originals(key: &ObjectKey) -> crate::Error {
+    crate::Error::new(crate::ErrorKind::PolicyDenied, "remove", key).because("this source keeps its originals")
+}
+
 /// A listing in pages, so that a million keys need the memory of a thousand.
 #[async_trait]
 pub trait Pages: Send {
     /// The next page; `None` after the last.
     async fn next(&mut self) -> Result<Option<Listing>>;
+}
+
+/// One version of an object that was delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    pub key: ObjectKey,
+    pub version: String,
+    pub size: u64,
+    pub etag: Option<String>,
+    /// Of what was delivered, in hexadecimal.
+    pub crc64nvme: Option<String>,
+}
+
+/// Where an original is copied to before it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub bucket: String,
+    pub key: String,
 }
 
 #[async_trait]
@@ -115,5 +137,22 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// The version that the store said it served for this pin, where it says so; kept for receipts.
     fn served_version(&self, _pin: &Pin) -> Option<String> {
         None
+    }
+
+    /// Whether single versions can be removed here, asked without changing anything. `example` is one of the objects.
+    /// Errors: `policy_denied` (no versions), `source_denied` (no permission).
+    async fn can_remove(&self, example: &ObjectKey) -> Result<()> {
+        Err(keeps_originals(example))
+    }
+
+    /// Deletes exactly this version; one that is gone already is deleted.
+    async fn remove(&self, key: &ObjectKey, _version: &str) -> Result<()> {
+        Err(keeps_originals(key))
+    }
+
+    /// Copies exactly this version and makes sure of the copy. Returns the key it got there, which is another than the
+    /// wanted one where that is taken. The original stays.
+    async fn archive(&self, original: &Original, _to: &Archive) -> Result<String> {
+        Err(keeps_originals(&original.key))
     }
 }

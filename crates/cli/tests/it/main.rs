@@ -1,6 +1,7 @@
 //! The built binary as a person or a script meets it.
 
 mod architecture;
+mod contract;
 mod from_rclone;
 mod ftps;
 mod names;
@@ -14,6 +15,7 @@ mod semantics;
 mod shop;
 mod sources;
 mod usage;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,13 +1,14 @@
 //! Files of a manifest. A row's id is its transfer's number times 2^32 plus its own, so that a manifest is one range.
 
 use jiff::Timestamp;
+use model::contract::FIRST_COMPANION;
 use model::{FileNumber, FileState, ObjectKey, RemotePath, TransferId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::deliveries;
 use super::transfers::{maybe_seq, page_size, seq};
 use super::value::{Columns, int, nanos};
-use crate::{Conflict, Delivery, Error, ErrorKind, Failure, FileQuery, FileRecord, MAX_FILES, Result, StateCount};
+use crate::{Conflict, Delivery, Error, ErrorKind, Failure, FileQuery, FileRecord, MAX_FILES, Part, Result, StateCount};
 
 fn row_id(seq: i64, number: FileNumber) -> i64 {
     (seq << 32) | i64::from(number.0)
@@ -20,8 +21,8 @@ pub(super) fn add(c: &Connection, transfer: &TransferId, files: &[FileRecord]) -
     let seq = seq(c, transfer)?;
     let mut insert = c.prepare_cached(
         "INSERT INTO files (id, transfer, key, path, size, pin, state, attempt, epoch, checkpoint, intent, error_class, error_text,
-             bytes_done, bytes_sent, receipt, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             bytes_done, bytes_sent, receipt, original, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?;
     for file in files {
         let inserted = insert.execute(params![
@@ -41,6 +42,7 @@ pub(super) fn add(c: &Connection, transfer: &TransferId, files: &[FileRecord]) -
             int(file.bytes_done),
             int(file.bytes_sent),
             file.receipt,
+            file.original,
             nanos(file.updated_at),
         ]);
         if let Err(error) = inserted {
@@ -102,10 +104,9 @@ impl Head {
 
 pub(super) fn replace_pin(c: &Connection, transfer: &TransferId, number: FileNumber, pin: &str, size: u64, at: Timestamp) -> Result<()> {
     let head = head(c, transfer, number)?;
-    head.refuse_if(head.state.is_success())?;
     c.prepare_cached(
         "UPDATE files SET pin = ?2, size = ?3, state = ?4, attempt = attempt + 1, checkpoint = NULL, intent = NULL,
-             error_class = NULL, error_text = NULL, bytes_done = 0, updated_at = ?5 WHERE id = ?1",
+             error_class = NULL, error_text = NULL, bytes_done = 0, original = NULL, updated_at = ?5 WHERE id = ?1",
     )?
     .execute(params![head.id, pin, int(size), FileState::Pending.as_str(), nanos(at)])?;
     Ok(())
@@ -207,6 +208,13 @@ pub(super) fn finish(c: &Connection, transfer: &TransferId, number: FileNumber, 
     }
 }
 
+pub(super) fn set_original(c: &Connection, transfer: &TransferId, number: FileNumber, original: &str, at: Timestamp) -> Result<()> {
+    let head = head(c, transfer, number)?;
+    head.refuse_if(!head.state.is_success())?;
+    c.prepare_cached("UPDATE files SET original = ?2, updated_at = ?3 WHERE id = ?1")?.execute(params![head.id, original, nanos(at)])?;
+    Ok(())
+}
+
 pub(super) fn remove(c: &Connection, transfer: &TransferId, numbers: &[FileNumber]) -> Result<()> {
     if numbers.len() > MAX_FILES {
         return Err(Error::bare(ErrorKind::Invalid).reason(format!("{} files at once; at most {MAX_FILES}", numbers.len())));
@@ -225,7 +233,7 @@ pub(super) fn remove(c: &Connection, transfer: &TransferId, numbers: &[FileNumbe
 }
 
 const COLUMNS: &str = "key, path, size, pin, state, attempt, epoch, checkpoint, intent, error_class, error_text, bytes_done, bytes_sent,
-    receipt, updated_at";
+    receipt, original, updated_at";
 
 fn from_row(row: &Row<'_>, transfer: &TransferId) -> rusqlite::Result<FileRecord> {
     let mut columns = Columns::of(row);
@@ -247,6 +255,7 @@ fn from_row(row: &Row<'_>, transfer: &TransferId) -> rusqlite::Result<FileRecord
         bytes_done: columns.number()?,
         bytes_sent: columns.number()?,
         receipt: columns.take()?,
+        original: columns.take()?,
         updated_at: columns.time()?,
     })
 }
@@ -255,19 +264,21 @@ fn number_of(id: i64) -> FileNumber {
     FileNumber((id & 0xffff_ffff) as u32)
 }
 
-/// The ids that lie after a cursor, as `first <= id <= last`.
-fn range(seq: i64, after: Option<FileNumber>) -> (i64, i64) {
-    let first = match after {
-        Some(number) => row_id(seq, number) + 1,
-        None => row_id(seq, FileNumber(0)),
+/// The ids of a part that lie after a cursor, as `first <= id <= last`.
+fn range(seq: i64, part: Part, after: Option<FileNumber>) -> (i64, i64) {
+    let (begin, last) = match part {
+        Part::Everything => (FileNumber(0), FileNumber(u32::MAX)),
+        Part::Files => (FileNumber(0), FileNumber(FIRST_COMPANION.0 - 1)),
+        Part::Companions => (FIRST_COMPANION, FileNumber(u32::MAX)),
     };
-    (first, row_id(seq, FileNumber(u32::MAX)))
+    let first = after.map_or(row_id(seq, begin), |number| row_id(seq, number) + 1).max(row_id(seq, begin));
+    (first, row_id(seq, last))
 }
 
 /// A transfer that is not there has no files.
 pub(super) fn list(c: &Connection, transfer: &TransferId, query: &FileQuery<'_>) -> Result<Vec<FileRecord>> {
     let Some(seq) = maybe_seq(c, transfer)? else { return Ok(Vec::new()) };
-    let (first, last) = range(seq, query.after);
+    let (first, last) = range(seq, query.part, query.after);
     let limit = page_size(query.limit);
     let Some(states) = query.states else {
         let mut statement =
@@ -302,11 +313,12 @@ pub(super) fn by_key(c: &Connection, transfer: &TransferId, key: &ObjectKey) -> 
     Ok(statement.query_row(params![seq, key.as_str()], |row| from_row(row, transfer)).optional()?)
 }
 
+/// Of the files; what goes with them is not counted.
 pub(super) fn counts(c: &Connection, transfer: &TransferId) -> Result<Vec<StateCount>> {
     let Some(seq) = maybe_seq(c, transfer)? else { return Ok(Vec::new()) };
     let mut statement =
-        c.prepare_cached("SELECT state, count(*), sum(size) FROM files WHERE transfer = ?1 GROUP BY state ORDER BY state")?;
-    let rows = statement.query_map([seq], |row| {
+        c.prepare_cached("SELECT state, count(*), sum(size) FROM files WHERE transfer = ?1 AND id < ?2 GROUP BY state ORDER BY state")?;
+    let rows = statement.query_map([seq, row_id(seq, FIRST_COMPANION)], |row| {
         let mut columns = Columns::of(row);
         Ok(StateCount { state: columns.word(FileState::from_word)?, files: columns.number()?, bytes: columns.number()? })
     })?;
@@ -315,7 +327,7 @@ pub(super) fn counts(c: &Connection, transfer: &TransferId) -> Result<Vec<StateC
 
 pub(super) fn receipts(c: &Connection, transfer: &TransferId, after: Option<FileNumber>, limit: u32) -> Result<Vec<(FileNumber, String)>> {
     let Some(seq) = maybe_seq(c, transfer)? else { return Ok(Vec::new()) };
-    let (first, last) = range(seq, after);
+    let (first, last) = range(seq, Part::Everything, after);
     let mut statement =
         c.prepare_cached("SELECT id, receipt FROM files WHERE id BETWEEN ?1 AND ?2 AND receipt IS NOT NULL ORDER BY id LIMIT ?3")?;
     let rows = statement.query_map(params![first, last, page_size(limit)], |row| Ok((number_of(row.get(0)?), row.get(1)?)))?;

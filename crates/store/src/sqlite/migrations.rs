@@ -6,7 +6,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// "FFry": marks the file as ours.
 const APPLICATION: i32 = 0x4646_7279;
-const STEPS: &[&str] = &[include_str!("schema_1.sql")];
+const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// Refuses, without writing, a file of a newer version or of another program.
 pub(super) fn check(connection: &Connection) -> Result<()> {
@@ -78,6 +78,19 @@ mod tests {
             assert_eq!(version(&stepwise).unwrap(), known);
         }
         assert_eq!(shape(&whole), shape(&stepwise));
+    }
+
+    #[test]
+    fn a_manifest_of_the_first_version_is_kept() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_along(&mut connection, &STEPS[..1]).unwrap();
+        let old = "INSERT INTO transfers VALUES (1, 'aaaaaaaaaaaaaaaa', 1, 'i', 's', 'd', '{}', 'paused', NULL, NULL, 1, 1, 1, 1, 0, 0, NULL);
+                   INSERT INTO files VALUES (4294967296, 1, 'k', '/k', 1, '{}', 'delivered', 1, 1, NULL, NULL, NULL, NULL, 1, 1, 'line', 0)";
+        connection.execute_batch(old).unwrap();
+        migrate(&mut connection).unwrap();
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+        let kept = connection.query_row("SELECT receipt, original FROM files", [], read).unwrap();
+        assert_eq!(kept, ("line".to_owned(), None));
     }
 
     #[test]

@@ -101,8 +101,8 @@ impl Store {
     pub async fn files(&self, id: &TransferId, query: FileQuery<'_>) -> Result<Vec<FileRecord>> {
         let key = id.clone();
         let states: Option<Vec<FileState>> = query.states.map(<[FileState]>::to_vec);
-        let (after, limit) = (query.after, query.limit);
-        let list = move |c: &Connection| files::list(c, &key, &FileQuery { after, states: states.as_deref(), limit });
+        let FileQuery { part, after, limit, .. } = query;
+        let list = move |c: &Connection| files::list(c, &key, &FileQuery { part, after, states: states.as_deref(), limit });
         self.read("list the files of", || format!("transfer {id}"), list).await
     }
 

@@ -203,6 +203,7 @@ fn apply_one(c: &Connection, mutation: &Mutation, committed: &mut Committed) -> 
             let (receipt, delivery) = (receipt.as_deref(), delivery.as_ref());
             files::finish(c, transfer, *number, &files::End { state: *state, receipt, bytes_sent: *bytes_sent, at: *at, delivery })
         }
+        Mutation::SetOriginal { transfer, number, original, at } => files::set_original(c, transfer, *number, original, *at),
         Mutation::RemoveFiles { transfer, numbers } => files::remove(c, transfer, numbers),
         Mutation::MarkCollected { destination, path, transfer } => deliveries::mark_collected(c, destination, path, transfer),
 

@@ -141,7 +141,7 @@ async fn a_hundred_thousand_files_are_added_in_seconds_and_read_page_by_page() {
     let (mut after, mut seen) = (None, 0);
     loop {
         let states = [FileState::Failed, FileState::Pending];
-        let page = store.files(&id(1), FileQuery { after, states: Some(&states), limit: 0 }).await.unwrap();
+        let page = store.files(&id(1), FileQuery { after, states: Some(&states), ..Default::default() }).await.unwrap();
         let Some(last) = page.last() else { break };
         assert!(page.iter().zip(seen..).all(|(file, number)| file.number == FileNumber(number)));
         seen += page.len() as u32;

@@ -84,6 +84,26 @@ async fn an_end_clears_what_resuming_needs_and_stays_the_end() {
     let left = store.files(&id(1), FileQuery::default()).await.unwrap();
     assert_eq!(left.iter().map(|file| file.number.0).collect::<Vec<_>>(), [0], "what was delivered stays in the manifest");
     assert_eq!(store.receipts(&id(1), None, 0).await.unwrap(), [(FileNumber(0), "{\"file\":0}".to_owned())]);
+    // The source has a newer version of what was delivered: it waits again, and the old receipt is not lost meanwhile.
+    let pin = Mutation::ReplacePin { transfer: id(1), number, pin: "p3".into(), size: 8, at: at(5) };
+    store.commit(pin).await.unwrap();
+    let again = store.file(&id(1), number).await.unwrap().unwrap();
+    assert_eq!((again.state, again.size, again.receipt.as_deref()), (FileState::Pending, 8, Some("{\"file\":0}")));
+}
+
+#[tokio::test]
+async fn what_goes_with_the_files_is_listed_apart_and_not_counted() {
+    let store = with_files(3).await;
+    let companion = store::FileRecord { number: model::contract::FIRST_COMPANION, ..file(1, 7) };
+    store.commit(Mutation::AddFiles { transfer: id(1), files: vec![companion] }).await.unwrap();
+    let counts = store.counts(&id(1)).await.unwrap();
+    assert_eq!(counts.iter().map(|c| c.files).sum::<u64>(), 3);
+    for (part, expected) in [(store::Part::Everything, 4), (store::Part::Files, 3), (store::Part::Companions, 1)] {
+        let listed = store.files(&id(1), FileQuery { part, ..FileQuery::default() }).await.unwrap();
+        assert_eq!(listed.len(), expected, "{part:?}");
+        let open = store.files(&id(1), FileQuery { part, states: Some(&[FileState::Pending]), ..FileQuery::default() }).await.unwrap();
+        assert_eq!(open.len(), expected, "{part:?}");
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub fn file(n: u8, number: u32) -> FileRecord {
         bytes_done: 0,
         bytes_sent: 0,
         receipt: None,
+        original: None,
         updated_at: at(0),
     }
 }

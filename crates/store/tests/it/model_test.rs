@@ -95,9 +95,6 @@ fn expect(rows: &mut Rows, step: &Step) -> bool {
             }
         }
         Step::Pin(_) => {
-            if row.state.is_success() {
-                return false;
-            }
             (row.state, row.checkpoint, row.done, row.size) = (FileState::Pending, None, 0, 50);
             row.attempt += 1;
         }

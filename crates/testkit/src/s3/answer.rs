@@ -255,7 +255,10 @@ fn other_operation(shared: &Arc<Shared>, asked: &Asked, body: Bytes) -> Result<D
             let id = format!("upload-{}", shared.requests.load(Ordering::SeqCst));
             Ok(write::create_upload(&mut uploads, asked, id))
         }
-        UploadPart => write::upload_part(&mut uploads, asked, body),
+        UploadPart => match source {
+            Some(source) => write::upload_part_copy(&mut uploads, asked, &source.content.clone().expect("markers were filtered")),
+            None => write::upload_part(&mut uploads, asked, body),
+        },
         CompleteMultipartUpload => write::complete_upload(&mut uploads, bucket, asked, &body),
         AbortMultipartUpload => write::abort_upload(&mut uploads, asked),
         _ => Err(S3Error::not_implemented()),

@@ -224,6 +224,19 @@ pub(crate) fn upload_part(uploads: &mut Uploads, asked: &Asked, body: Bytes) -> 
     Ok(Done { status: 200, headers: vec![("etag", format!("\"{}\"", content.md5()))], xml: String::new() })
 }
 
+/// A part that comes from another object: `x-amz-copy-source-range: bytes=FIRST-LAST`.
+pub(crate) fn upload_part_copy(uploads: &mut Uploads, asked: &Asked, source: &Content) -> Result<Done, S3Error> {
+    let id = upload_id(uploads, asked)?;
+    let number = asked.query.get("partNumber").and_then(|text| text.parse::<u32>().ok()).ok_or_else(S3Error::invalid_argument)?;
+    let range = asked.header("x-amz-copy-source-range").and_then(|text| text.strip_prefix("bytes=")?.split_once('-'));
+    let range = range.and_then(|(first, last)| Some(first.parse::<u64>().ok()?..last.parse::<u64>().ok()? + 1));
+    let range = range.filter(|range| range.start < range.end && range.end <= source.len()).ok_or_else(S3Error::invalid_argument)?;
+    let bytes = source.read(range);
+    let tag = Content::from(bytes.clone()).md5();
+    uploads.get_mut(id).expect("just found").parts.insert(number, bytes);
+    Ok(Done { status: 200, headers: Vec::new(), xml: format!("<CopyPartResult><ETag>&quot;{tag}&quot;</ETag></CopyPartResult>") })
+}
+
 pub(crate) fn abort_upload(uploads: &mut Uploads, asked: &Asked) -> Result<Done, S3Error> {
     let id = upload_id(uploads, asked)?;
     uploads.remove(id);

@@ -94,7 +94,7 @@ pub(crate) struct Inner {
     setup: Setup,
     pool: Arc<Pool>,
     budget: Budget,
-    limiter: Limiter,
+    limiter: Arc<Limiter>,
     directories: Directories,
     range_size: u64,
     /// What the first file found out about offset writes; `None` until then.
@@ -134,7 +134,7 @@ impl Engine {
         let inner = Inner {
             pool,
             budget,
-            limiter: Limiter::new(tuning.bandwidth.clone()),
+            limiter: Arc::new(Limiter::new(tuning.bandwidth.clone())),
             directories: Directories::new(setup.root.clone()),
             range_size,
             offsets: Mutex::new(known.refused.contains(&Ability::OffsetWrites).then_some(false)),
@@ -143,6 +143,30 @@ impl Engine {
             changed: Mutex::default(),
             doubt: Mutex::new(if known.refused.contains(&Ability::Rename) { Doubt::Renames } else { Doubt::Nothing }),
             known,
+            learning: tokio::sync::Mutex::default(),
+            reads_refused: AtomicBool::new(false),
+            halted: Mutex::new(None),
+            halt: setup.stop.child_token(),
+            interrupted: AtomicBool::new(false),
+            setup,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A second engine over the same connections and the same memory, for what goes with the files. Its connector is not used.
+    pub fn beside(&self, setup: Setup) -> Self {
+        let inner = Inner {
+            pool: self.inner.pool.clone(),
+            budget: self.inner.budget.clone(),
+            limiter: self.inner.limiter.clone(),
+            directories: Directories::new(setup.root.clone()),
+            range_size: self.inner.range_size,
+            offsets: Mutex::new(None),
+            continues: Mutex::new(None),
+            known: Known::default(),
+            learned: Mutex::default(),
+            changed: Mutex::default(),
+            doubt: Mutex::new(Doubt::Nothing),
             learning: tokio::sync::Mutex::default(),
             reads_refused: AtomicBool::new(false),
             halted: Mutex::new(None),
@@ -195,7 +219,12 @@ impl Engine {
                 slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
             };
             while files.try_join_next().is_some() {}
-            let task = match feed.next(class).await {
+            let next = tokio::select! {
+                biased;
+                _ = self.inner.halt.cancelled() => break Err(file::cancelled()),
+                next = feed.next(class) => next,
+            };
+            let task = match next {
                 Ok(Some(task)) => task,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),

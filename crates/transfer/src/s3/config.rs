@@ -49,6 +49,8 @@ pub struct S3Config {
     pub stall_timeout: Duration,
     /// Requests in flight at once, at most.
     pub max_connections: usize,
+    /// Larger objects are copied in parts.
+    pub copy_up_to: u64,
 }
 
 impl S3Config {
@@ -65,6 +67,7 @@ impl S3Config {
             access_key: None,
             stall_timeout: Duration::from_secs(60),
             max_connections: 64,
+            copy_up_to: super::remove::COPY_UP_TO,
         }
     }
 }

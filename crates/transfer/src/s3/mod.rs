@@ -1,10 +1,11 @@
-//! Reads a bucket of S3 or of any store that speaks its protocol. SDK types do not leave this folder.
+//! Reads a bucket of S3 or of any store that speaks its protocol, and removes what was delivered where that is wanted. SDK types do not leave this folder.
 
 mod config;
 mod connect;
 mod error;
 mod listing;
 mod reader;
+mod remove;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,6 +20,7 @@ pub use config::{AccessKey, CustomerKey, S3Config};
 use connect::Session;
 use error::Failure;
 
+use crate::source::{Archive, Original};
 use crate::{Error, ErrorKind, ListingOptions, Pages, Pin, Result, Source, Subject};
 
 /// Served versions are kept for this many objects, in two generations.
@@ -159,6 +161,22 @@ impl Source for S3Source {
             return Err(Error::new(ErrorKind::Internal, "read", self.object(&pin.key)).because(text));
         }
         self.request("read", self.object(&pin.key), |session| reader::read(self, session, pin, range.clone())).await
+    }
+
+    async fn can_remove(&self, example: &ObjectKey) -> Result<()> {
+        remove::can_remove(self, example).await
+    }
+
+    async fn remove(&self, key: &ObjectKey, version: &str) -> Result<()> {
+        // A delete without a version would hide whatever is current.
+        if version.is_empty() || version == "null" {
+            return Err(Error::new(ErrorKind::PolicyDenied, "delete", self.object(key)).because("it has no version of its own"));
+        }
+        remove::remove(self, key, version).await
+    }
+
+    async fn archive(&self, original: &Original, to: &Archive) -> Result<String> {
+        remove::archive(self, original, to).await
     }
 
     fn served_version(&self, pin: &Pin) -> Option<String> {

@@ -106,7 +106,7 @@ fn is_archived(head: &HeadObjectOutput) -> bool {
 }
 
 /// Only checksums of the whole object: composites (`…-N`) are digests of digests.
-fn checksum(head: &HeadObjectOutput) -> StoredChecksum {
+pub(super) fn checksum(head: &HeadObjectOutput) -> StoredChecksum {
     // Stores that do not state the type never made CRC-64/NVME composites; of SHA-256 nobody can know.
     let stated = head.checksum_type();
     let whole = stated == Some(&ChecksumType::FullObject);
