@@ -162,12 +162,28 @@ pub trait Connection: Send + Sync + std::fmt::Debug {
     /// `Existing` and the file is gone: ask `stat` to tell them apart), `dest_denied`, `dest_no_space`, `dest_name_invalid`.
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>>;
 
+    /// Looks at `look` and opens `path`, together where that saves a round trip. Neither waits for the other's outcome.
+    async fn look_and_open(
+        &self,
+        look: &RemotePath,
+        path: &RemotePath,
+        options: CreateOptions,
+    ) -> (Result<Option<Metadata>>, Result<Box<dyn Writer>>) {
+        tokio::join!(self.stat(look), self.open(path, options))
+    }
+
     /// Opens a file for reading only, for digests of files that are already there. Its `write_at` fails.
     async fn open_read(&self, path: &RemotePath) -> Result<Box<dyn Writer>>;
 
     /// Errors: `dest_exists`, `dest_dir_missing` (the old name or the new parent is missing), `dest_denied`,
     /// `dest_publish_failed` (refused without a reason that helps).
     async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()>;
+
+    /// Renames, and looks at the new name right after, together where that saves a round trip. The look is the inner result.
+    async fn rename_and_look(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<Result<Option<Metadata>>> {
+        self.rename(from, to, mode).await?;
+        Ok(self.stat(to).await)
+    }
 
     /// Succeeds if the file is already gone.
     async fn remove(&self, path: &RemotePath) -> Result<()>;
@@ -207,6 +223,13 @@ pub trait Writer: Send + Sync + std::fmt::Debug {
 
     /// Sets modification time and permission bits of the open file.
     async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()>;
+
+    /// Sets time and permission bits where there are any, and asks for the size; together where that saves a round trip.
+    async fn settle(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> (Result<()>, Result<u64>) {
+        let attributes =
+            async { if modified.is_none() && permissions.is_none() { Ok(()) } else { self.set_attributes(modified, permissions).await } };
+        tokio::join!(attributes, self.size())
+    }
 
     /// Ends the stream of written bytes and returns when the server has said that it has them all; nothing can be written
     /// afterwards. Where every write is confirmed there is nothing to end. Reading, `size` and `set_attributes` end a

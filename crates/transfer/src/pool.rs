@@ -73,8 +73,23 @@ struct State {
     misses: u32,
     not_before: Option<Instant>,
     notes: Vec<String>,
+    /// Fewer were granted than were asked for, with the words of a refusal; told when no other is being opened.
+    short: Option<Option<String>>,
     /// The login or the host was refused: nobody tries again, or the account would be locked.
     refused: Option<ErrorKind>,
+}
+
+impl State {
+    /// To be called by whoever has just opened or failed to open a connection, and is still counted in `opening`.
+    fn tell_shortness(&mut self) {
+        if self.opening > 1 {
+            return;
+        }
+        let Some(refusal) = self.short.take() else { return };
+        let live = self.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
+        self.granted = refusal.map(|words| (live, words)).or(self.granted.take());
+        self.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
+    }
 }
 
 /// How much the present number of connections brings.
@@ -242,18 +257,42 @@ impl Pool {
         }
     }
 
+    /// Begins to open so many connections in all, as far as the server is known to grant them: whoever needs them soon need
+    /// not wait for one login after another.
+    pub fn expect(self: &Arc<Self>, connections: u64) {
+        let missing = {
+            let mut state = self.lock();
+            let wanted = state.target.min(connections as usize);
+            let missing = if state.proven { wanted.saturating_sub(state.members.len() + state.opening) } else { 0 };
+            state.opening += missing;
+            missing
+        };
+        for _ in 0..missing {
+            let pool = self.clone();
+            tokio::spawn(async move { pool.open().await.map(drop) });
+        }
+    }
+
     /// A place on a connection not in `held`, for another lane of one file. `None` when the server grants no more.
     pub async fn another(self: &Arc<Self>, held: &[u64]) -> Option<Seat> {
-        {
-            let mut state = self.lock();
-            let room = state.members.len() + state.opening < state.target;
-            if !room {
-                return self.least_busy(&mut state, held);
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if let Some(seat) = self.least_busy(&mut state, held) {
+                    return Some(seat);
+                }
+                if state.members.len() + state.opening < state.target {
+                    state.opening += 1;
+                    break;
+                }
+                if state.opening == 0 {
+                    return None;
+                }
             }
-            if let Some(seat) = self.least_busy(&mut state, held) {
-                return Some(seat);
-            }
-            state.opening += 1;
+            changed.await;
         }
         self.open().await.ok()
     }
@@ -373,6 +412,7 @@ impl Pool {
                     (ramp.since, ramp.work) = (Instant::now(), work);
                 }
                 self.meter.connections(state.members.len() as u64);
+                state.tell_shortness();
                 Ok(Seat { pool: self.clone(), member })
             }
             Err(error) => {
@@ -380,15 +420,16 @@ impl Pool {
                     state.refused = Some(error.kind);
                 }
                 let live = state.members.iter().filter(|m| !m.lost.load(Relaxed)).count();
-                if live > 0 && state.target > live {
-                    (state.target, state.limit) = (live, live);
+                // Those that are still being opened may be granted.
+                let most = live + state.opening.saturating_sub(1);
+                if live > 0 && state.target > most {
+                    (state.target, state.limit) = (most, most);
                     // A line that broke says nothing about how many sessions there may be.
-                    if matches!(error.kind, ErrorKind::DestAuth | ErrorKind::DestUnreachable) {
-                        state.granted = Some((live, chain(&error)));
-                    }
-                    info!(granted = live, error = %chain(&error), "the server grants no more connections");
-                    state.notes.push(format!("the server granted {live} connection(s) at once; going on with these"));
+                    let refusal = matches!(error.kind, ErrorKind::DestAuth | ErrorKind::DestUnreachable);
+                    state.short = Some(refusal.then(|| chain(&error)));
+                    info!(granted = most, error = %chain(&error), "the server grants no more connections");
                 }
+                state.tell_shortness();
                 if live == 0 {
                     state.not_before = Some(Instant::now() + FIRST_WAIT.saturating_mul(1 << state.misses.min(8)).min(LONGEST_WAIT));
                     state.misses += 1;

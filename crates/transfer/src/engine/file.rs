@@ -94,6 +94,13 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
     }
 }
 
+/// What stands under the final name.
+#[derive(Debug)]
+pub(super) enum Seen {
+    NotYet,
+    Found(Result<Option<Metadata>>),
+}
+
 impl FileRun {
     fn new(engine: Arc<Inner>, task: FileTask) -> Self {
         Self {
@@ -343,13 +350,27 @@ impl FileRun {
 
     /// Opens the temporary file for a fresh attempt, creating its directory when the server says it is missing.
     pub(super) async fn open_new(&mut self, seat: &Seat, temp: &RemotePath) -> Result<Box<dyn Writer>> {
+        self.open_looking(seat, temp, &mut None).await
+    }
+
+    /// Opens our temporary file. Meanwhile it looks at the final name if nobody has, and puts what it saw into `seen`.
+    pub(super) async fn open_looking(&mut self, seat: &Seat, temp: &RemotePath, seen: &mut Option<Seen>) -> Result<Box<dyn Writer>> {
+        let path = self.task.path.clone();
         let wishes = &self.engine.setup.wishes;
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
         let mode = if wishes.publish == Publish::InPlace && replaces { OpenMode::Truncate } else { OpenMode::CreateNew };
         let (mut made_directory, mut removed, mut again) = (false, false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
-            let error = match seat.open(temp, options).await {
+            let opened = match seen {
+                Some(Seen::NotYet) => {
+                    let (found, opened) = seat.look_and_open(&path, temp, options).await;
+                    *seen = Some(Seen::Found(found));
+                    opened
+                }
+                _ => seat.open(temp, options).await,
+            };
+            let error = match opened {
                 Ok(writer) => {
                     self.opened = true;
                     return Ok(writer);

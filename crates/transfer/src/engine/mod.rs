@@ -1,7 +1,6 @@
 //! The engine: takes files from a feed and delivers each one, many at a time, over shared connections.
 //! Decides by capabilities; no protocol's name appears here.
 
-mod attributes;
 mod directories;
 mod file;
 mod known;
@@ -55,7 +54,7 @@ pub struct Tuning {
 /// Small files in flight on one lane.
 const FILES_PER_LANE: usize = 16;
 /// Small files in flight at most, so that a slow answer does not hold hundreds of buffers.
-const SMALL_IN_FLIGHT: usize = 96;
+const SMALL_IN_FLIGHT: usize = 128;
 
 /// Everything one run needs.
 pub struct Setup {

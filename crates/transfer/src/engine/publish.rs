@@ -11,7 +11,7 @@ use crate::error::chain;
 use crate::meter::Step;
 use crate::pool::Seat;
 use crate::port::{Delivery, Finished, Intent};
-use crate::{CreateOptions, Error, ErrorKind, NoClobber, OpenMode, RenameMode, Result};
+use crate::{CreateOptions, Error, ErrorKind, Metadata, NoClobber, OpenMode, RenameMode, Result};
 
 /// Why the rename of a verified file was refused for good, and the one way that is left.
 #[derive(Debug, thiserror::Error)]
@@ -103,10 +103,14 @@ impl FileRun {
             return Ok(delivered(FileState::Delivered, intent));
         }
         let (temp, path) = (intent.temp.clone(), intent.path.clone());
+        let mut seen = None;
         let outcome = match intent.delivery.clobber {
-            Clobber::Atomic => seat.rename(&temp, &path, RenameMode::NoClobber).await,
+            Clobber::Atomic => self.rename_seeing(seat, &intent, RenameMode::NoClobber, &mut seen).await,
+            Clobber::Checked if seat.capabilities().no_clobber == NoClobber::Checked => {
+                self.rename_seeing(seat, &intent, RenameMode::NoClobber, &mut seen).await
+            }
             Clobber::Checked => self.rename_after_look(seat, &temp, &path).await,
-            Clobber::Replaced => seat.rename(&temp, &path, RenameMode::Replace).await,
+            Clobber::Replaced => self.rename_seeing(seat, &intent, RenameMode::Replace, &mut seen).await,
             Clobber::Unsafe { .. } => self.rename_aside(seat, &mut intent).await,
         };
         // Replacing was announced and refused when it came to it.
@@ -123,7 +127,7 @@ impl FileRun {
         match outcome {
             Ok(()) => {
                 self.engine.learn(Ability::Rename, true, || "a verified file got its name".to_owned());
-                self.confirm(seat, intent).await
+                self.confirm(seat, intent, None).await
             }
             Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(seat, error).await,
             // Our temporary name is gone: either an earlier, unanswered rename did it, or a successor took over.
@@ -145,10 +149,16 @@ impl FileRun {
         }
     }
 
-    async fn rename_after_look(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<()> {
-        if seat.capabilities().no_clobber == NoClobber::Checked {
-            return seat.rename(temp, path, RenameMode::NoClobber).await;
+    /// The rename, with the look that `confirm` will want where that costs no round trip of its own.
+    async fn rename_seeing(&self, seat: &Seat, intent: &Intent, mode: RenameMode, seen: &mut Option<Look>) -> Result<()> {
+        if seat.capabilities().exact_names || !is_plain(intent.path.name()) {
+            return seat.rename(&intent.temp, &intent.path, mode).await;
         }
+        *seen = Some(seat.rename_and_look(&intent.temp, &intent.path, mode).await?);
+        Ok(())
+    }
+
+    async fn rename_after_look(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<()> {
         match seat.stat(path).await {
             Ok(Some(_)) => {
                 return Err(
@@ -218,7 +228,7 @@ impl FileRun {
     }
 
     /// Servers that store names differently than they were given are found out here, not by the partner.
-    async fn confirm(&mut self, seat: &Seat, mut intent: Intent) -> Result<Finished> {
+    async fn confirm(&mut self, seat: &Seat, mut intent: Intent, seen: Option<Look>) -> Result<Finished> {
         if seat.capabilities().exact_names {
             return Ok(delivered(FileState::Delivered, intent));
         }
@@ -230,7 +240,11 @@ impl FileRun {
                 Err(error) => intent.delivery.notes.push(format!("could not look for the exact name: {}", chain(&error))),
             }
         }
-        match seat.stat(&intent.path).await {
+        let seen = match seen {
+            Some(seen) => seen,
+            None => seat.stat(&intent.path).await,
+        };
+        match seen {
             Ok(Some(meta)) if meta.size == intent.delivery.pin.size => Ok(delivered(FileState::Delivered, intent)),
             Ok(None) => Ok(delivered(FileState::Collected, intent)),
             Ok(Some(meta)) => {
@@ -348,6 +362,9 @@ impl FileRun {
         Ok(Some(delivered(FileState::Delivered, intent)))
     }
 }
+
+/// What a look at a name said.
+type Look = Result<Option<Metadata>>;
 
 /// Whether something has this name, also where the server refuses to say so: opening it tells.
 pub(super) async fn is_there(seat: &Seat, path: &RemotePath) -> Result<bool> {

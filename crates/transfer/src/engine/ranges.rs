@@ -32,6 +32,8 @@ impl FileRun {
         }
         let plan = self.plan(&capabilities, resumed)?;
         let preparing = engine.setup.meter.step(Step::Preparing);
+        // Their logins take longer than opening the file does.
+        engine.pool.expect(plan.connections);
         let writer = match self.reopen(seat, &plan).await? {
             Some(writer) => writer,
             None => self.open_fresh(seat).await?,
@@ -229,15 +231,15 @@ async fn offsets_work(writer: &dyn Writer, readable: bool) -> Result<bool> {
     if let Err(error) = writer.write_at(AT, bytes::Bytes::from_static(MARK)).await {
         return if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(false) };
     }
-    let placed = match writer.size().await {
+    let read = async { if readable { Some(writer.read_at(AT, MARK.len()).await) } else { None } };
+    let (size, read) = tokio::join!(writer.size(), read);
+    let placed = match size {
         Ok(size) => size == AT + MARK.len() as u64,
         Err(error) if error.is_connection_lost() => return Err(error),
         Err(_) => readable,
     };
-    if !placed || !readable {
-        return Ok(placed);
-    }
-    match writer.read_at(AT, MARK.len()).await {
+    let Some(read) = read.filter(|_| placed) else { return Ok(placed) };
+    match read {
         Ok(read) => Ok(&read[..] == MARK),
         Err(error) if error.is_connection_lost() => Err(error),
         Err(_) => Ok(placed),

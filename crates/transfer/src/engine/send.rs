@@ -448,8 +448,9 @@ impl FileRun {
     async fn close_all_but_one(&mut self, work: &Work) -> Result<Lane> {
         let mut lanes = std::mem::take(&mut *work.lanes.lock().expect("no panic while holding the lock"));
         let kept = lanes.pop().ok_or_else(|| Error::new(ErrorKind::NetworkReset, "finish", &self.task.path))?;
-        for lane in lanes {
-            if let Err(error) = lane.writer.close().await {
+        let closed = futures_util::future::join_all(lanes.iter().map(|lane| lane.writer.close())).await;
+        for (lane, closed) in lanes.iter().zip(closed) {
+            if let Err(error) = closed {
                 if error.is_connection_lost() {
                     lane.seat.lost();
                 }
@@ -479,24 +480,27 @@ fn add_lane(hands: &mut JoinSet<Result<()>>, work: &Arc<Work>, lane: Arc<Lane>, 
 
 /// Opens the temporary file over further connections, until the server grants no more.
 async fn open_more(work: &Arc<Work>, first: u64, wanted: u64, readable: bool, lanes: mpsc::Sender<Arc<Lane>>) {
+    work.engine.pool.expect(wanted);
     let mut held = vec![first];
+    let mut opening = JoinSet::new();
     while (held.len() as u64) < wanted && !work.queue.is_closed() {
-        let Some(seat) = work.engine.pool.another(&held).await else { return };
+        let Some(seat) = work.engine.pool.another(&held).await else { break };
         held.push(seat.id());
         let options = CreateOptions { mode: OpenMode::Existing, read: readable, permissions: None };
-        match seat.open(&work.temp, options).await {
-            Ok(writer) => {
-                if lanes.send(Arc::new(Lane::new(Arc::new(seat), writer))).await.is_err() {
-                    return;
+        let (work, lanes) = (work.clone(), lanes.clone());
+        opening.spawn(async move {
+            match seat.open(&work.temp, options).await {
+                // Nobody takes it when the file has ended meanwhile.
+                Ok(writer) => drop(lanes.send(Arc::new(Lane::new(Arc::new(seat), writer))).await),
+                Err(error) => {
+                    debug!(error = %chain(&error), "a further connection could not open the file");
+                    if error.is_connection_lost() {
+                        seat.lost();
+                    }
                 }
             }
-            Err(error) => {
-                debug!(error = %chain(&error), "a further connection could not open the file");
-                if error.is_connection_lost() {
-                    seat.lost();
-                }
-                return;
-            }
-        }
+        });
     }
+    drop(lanes);
+    while opening.join_next().await.is_some() {}
 }

@@ -3,8 +3,9 @@
 
 use model::{Grade, IfExists};
 
-use super::file::FileRun;
+use super::file::{FileRun, Seen};
 use crate::digest::{StreamDigests, crc64};
+use crate::error::chain;
 use crate::limit::LIMITED_BLOCK;
 use crate::meter::Step;
 use crate::pool::Seat;
@@ -36,12 +37,11 @@ impl FileRun {
 
         let _memory = engine.budget.range(size).await;
         let pin = self.task.pin.clone();
-        let path = self.task.path.clone();
-        let looked = self.looked;
-        let look = async { if looked { None } else { Some(seat.stat(&path).await) } };
-        let (data, existing, writer) = tokio::join!(engine.read_range(&pin, 0..size), look, self.open_new(seat, &temp));
+        let mut seen = (!self.looked).then_some(Seen::NotYet);
+        let (data, writer) = tokio::join!(engine.read_range(&pin, 0..size), self.open_looking(seat, &temp, &mut seen));
         let (writer, data) = (writer?, data?);
-        if let Some(existing) = existing.map(|found| self.looked_at(found))
+        if let Some(Seen::Found(found)) = seen
+            && let existing = self.looked_at(found)
             && wishes.publish != model::Publish::InPlace
         {
             self.looked = true;
@@ -116,9 +116,12 @@ impl FileRun {
     pub(super) async fn finish_file(&mut self, writer: &dyn Writer, capabilities: &crate::Capabilities, grade: Grade) -> Result<bool> {
         let engine = self.engine.clone();
         let sync = async { if capabilities.sync { writer.sync().await.map(|()| true) } else { Ok(false) } };
-        let attributes = engine.set_attributes(writer, &self.task.pin, capabilities);
-        let (synced, note, size) = tokio::join!(sync, attributes, writer.size());
-        self.notes.extend(note);
+        let wishes = &engine.setup.wishes;
+        let modified = self.task.pin.modified.filter(|_| wishes.preserve_time && capabilities.set_times);
+        let permissions = wishes.permissions.filter(|_| capabilities.set_mode);
+        let (synced, (attributes, size)) = tokio::join!(sync, writer.settle(modified, permissions));
+        // A refusal of these is a note on the receipt, never a failure.
+        self.notes.extend(attributes.err().map(|refused| format!("time or permissions were not set: {}", chain(&refused))));
         match size {
             Ok(there) if there == self.task.pin.size => {}
             Ok(there) => {

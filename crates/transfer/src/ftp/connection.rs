@@ -8,11 +8,12 @@ use model::{Algorithm, Digest, DigestSet, Endpoint, RemotePath};
 use super::config::{FtpConfig, Security};
 use super::connect::{Known, Shared, open_session};
 use super::control::Command;
-use super::error::{Failure, says_missing};
+use super::error::{Failure, Lost, says_missing};
 use super::features::DigestCommand;
 use super::list;
 use super::look::{Look, number};
-use super::open::Wanted;
+use super::open::{Place, Wanted};
+use super::reply::Reply;
 use super::session::{Line, Session};
 use super::tls::Trust;
 use super::writer::{FtpWriter, Purpose, Stage};
@@ -62,12 +63,20 @@ pub struct FtpConnection {
     session: Arc<Session>,
 }
 
-pub(super) async fn set_mode(line: &mut Line, wire: &[u8], mode: u32) -> Result<(), Failure> {
-    let reply = line.ask(Command::new(&format!("SITE CHMOD {:o}", mode & 0o7777), wire)?).await?;
+pub(super) fn ask_mode(wire: &[u8], mode: u32) -> Result<Command, Failure> {
+    Command::new(&format!("SITE CHMOD {:o}", mode & 0o7777), wire)
+}
+
+pub(super) fn positive(reply: Reply) -> Result<(), Failure> {
     if reply.is_positive() { Ok(()) } else { Err(reply.into()) }
 }
 
-pub(super) async fn set_time(session: &Session, line: &mut Line, wire: &[u8], time: jiff::Timestamp) -> Result<(), Failure> {
+pub(super) async fn set_mode(line: &mut Line, wire: &[u8], mode: u32) -> Result<(), Failure> {
+    positive(line.ask(ask_mode(wire, mode)?).await?)
+}
+
+/// The command that sets a time.
+pub(super) fn ask_time(session: &Session, wire: &[u8], time: jiff::Timestamp) -> Result<Command, Failure> {
     let verb = match &session.features {
         features if features.set_time => "MFMT",
         features if features.set_time_by_query => "MDTM",
@@ -77,10 +86,19 @@ pub(super) async fn set_time(session: &Session, line: &mut Line, wire: &[u8], ti
     if !(0..=9999).contains(&utc.year()) {
         return Err(Failure::refused(ErrorKind::DestDenied, "FTP knows years of four digits only"));
     }
-    let reply = line.ask(Command::new(&format!("{verb} {}", utc.strftime("%Y%m%d%H%M%S")), wire)?).await?;
+    Command::new(&format!("{verb} {}", utc.strftime("%Y%m%d%H%M%S")), wire)
+}
+
+pub(super) fn judge_time(session: &Session, reply: Reply) -> Result<(), Failure> {
+    let own = session.features.set_time;
     // MDTM that was taken for a question is answered with a time, or with a refusal of a name nobody has.
-    let taken = reply.code == 213 && (verb == "MFMT" || !reply.first().first().is_some_and(u8::is_ascii_digit));
-    if taken || (verb == "MFMT" && reply.is_positive()) { Ok(()) } else { Err(reply.into()) }
+    let taken = reply.code == 213 && (own || !reply.first().first().is_some_and(u8::is_ascii_digit));
+    if taken || (own && reply.is_positive()) { Ok(()) } else { Err(reply.into()) }
+}
+
+pub(super) async fn set_time(session: &Session, line: &mut Line, wire: &[u8], time: jiff::Timestamp) -> Result<(), Failure> {
+    let reply = line.ask(ask_time(session, wire, time)?).await?;
+    judge_time(session, reply)
 }
 
 impl FtpConnection {
@@ -106,40 +124,25 @@ impl FtpConnection {
         }
     }
 
-    async fn opened(&self, path: &RemotePath, options: CreateOptions) -> Result<FtpWriter, Failure> {
+    async fn opened(&self, line: &mut Line, path: &RemotePath, options: CreateOptions) -> Result<FtpWriter, Failure> {
         let session = &self.session;
         let wire = session.wire(path);
-        let mut line = self.line().await?;
         let owner = session.next_owner();
         let purpose = Purpose { writable: true, readable: options.read, permissions: options.permissions };
         let writer = |stage, purpose| FtpWriter::new(session.clone(), path.clone(), owner, stage, purpose);
-        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: options.mode == OpenMode::CreateNew };
-        let place = match options.mode {
-            OpenMode::Truncate => None,
+        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: false };
+        match options.mode {
+            OpenMode::Truncate => {}
             OpenMode::CreateNew => {
-                let (replies, place) = session.prepare(&mut line, &session.ask_file(&wire)?, 0).await?;
-                let (taken, place) = match session.judge_file(&replies) {
-                    Ok(Look::Found(_)) => (true, None),
-                    Ok(Look::Nothing) => (false, Some(place)),
-                    // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
-                    // the name is the engine's own and taken by nobody.
-                    Ok(Look::Unclear) | Err(_) => match session.look(&mut line, path).await {
-                        Ok(found) => (found.is_some(), None),
-                        Err(Failure::Lost(lost)) => return Err(lost.into()),
-                        Err(_) => (false, None),
-                    },
-                };
-                if taken {
-                    return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
-                }
-                place
+                let (replies, place) = session.prepare(line, &session.ask_file(&wire)?, 0).await?;
+                return self.created(line, path, options, &replies, Some(place), owner).await;
             }
             OpenMode::Existing | OpenMode::Continue(_) => {
                 let at = match options.mode {
                     OpenMode::Continue(at) => Some(at),
                     _ => None,
                 };
-                match session.look(&mut line, path).await? {
+                match session.look(line, path).await? {
                     None => return Err(Failure::refused(ErrorKind::DestDirMissing, "there is no such file")),
                     Some(found) if found.directory => return Err(Failure::refused(ErrorKind::DestDenied, "it is a directory")),
                     // Some servers fill the gap with zeros and call it a success.
@@ -150,17 +153,83 @@ impl FtpConnection {
                 }
                 let purpose = Purpose { permissions: None, ..purpose };
                 let Some(offset) = at else { return Ok(writer(Stage::Ready, purpose)) };
-                let result = session.begin(&mut line, None, Wanted { offset, ..wanted }).await;
+                let result = session.begin(line, None, Wanted { offset, ..wanted }).await;
                 return match result {
                     Ok(()) => Ok(writer(Stage::Writing, purpose)),
-                    Err(failure) => Err(session.explain(&mut line, failure, path).await),
+                    Err(failure) => Err(session.explain(line, failure, path).await),
                 };
             }
-        };
-        match session.begin(&mut line, place, wanted).await {
-            Ok(()) => Ok(writer(Stage::Writing, purpose)),
-            Err(failure) => Err(session.explain(&mut line, failure, path).await),
         }
+        match session.begin(line, None, wanted).await {
+            Ok(()) => Ok(writer(Stage::Writing, purpose)),
+            Err(failure) => Err(session.explain(line, failure, path).await),
+        }
+    }
+
+    /// Opens a new file, after `replies` to the question whether there is one already.
+    async fn created(
+        &self,
+        line: &mut Line,
+        path: &RemotePath,
+        options: CreateOptions,
+        replies: &[Reply],
+        place: Option<Place>,
+        owner: u64,
+    ) -> Result<FtpWriter, Failure> {
+        let session = &self.session;
+        let wire = session.wire(path);
+        let (taken, place) = match session.judge_file(replies) {
+            Ok(Look::Found(_)) => (true, None),
+            Ok(Look::Nothing) => (false, place),
+            // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
+            // the name is the engine's own and taken by nobody.
+            Ok(Look::Unclear) | Err(_) => match session.look(line, path).await {
+                Ok(found) => (found.is_some(), None),
+                Err(Failure::Lost(lost)) => return Err(lost.into()),
+                Err(_) => (false, None),
+            },
+        };
+        if taken {
+            return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
+        }
+        let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: true };
+        match session.begin(line, place, wanted).await {
+            Ok(()) => {
+                let purpose = Purpose { writable: true, readable: options.read, permissions: options.permissions };
+                Ok(FtpWriter::new(session.clone(), path.clone(), owner, Stage::Writing, purpose))
+            }
+            Err(failure) => Err(session.explain(line, failure, path).await),
+        }
+    }
+
+    /// Looks at one name and creates another, in one round trip as far as the answers are clear.
+    async fn looked_and_created(
+        &self,
+        look: &RemotePath,
+        path: &RemotePath,
+        options: CreateOptions,
+    ) -> Result<(Result<Option<Metadata>, Failure>, Result<FtpWriter, Failure>), Failure> {
+        let session = &self.session;
+        let mut line = self.line().await?;
+        let mut commands = session.ask_look(look)?;
+        let first = commands.len();
+        commands.extend(session.ask_file(&session.wire(path))?);
+        let (mut replies, place) = session.prepare(&mut line, &commands, 0).await?;
+        let about_path = replies.split_off(first);
+        let mut place = Some(place);
+        let found = match session.judge_look(&replies) {
+            Some(found) => found,
+            None => {
+                // A listing uses up the place.
+                place = None;
+                session.look_further(&mut line, look, replies).await
+            }
+        };
+        if let Err(Failure::Lost(lost)) = found {
+            return Err(lost.into());
+        }
+        let opened = self.created(&mut line, path, options, &about_path, place, session.next_owner()).await;
+        Ok((found, opened))
     }
 
     async fn renamed(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<(), Failure> {
@@ -175,40 +244,83 @@ impl FtpConnection {
         let first = line.ask(Command::new("RNFR", &old)?).await?;
         if !first.is_intermediate() {
             line.half_renamed = false;
-            return Err(match session.look(&mut line, from).await {
-                Ok(None) => Failure::Reply(first, Some(ErrorKind::DestDirMissing)),
-                Err(Failure::Lost(lost)) => lost.into(),
-                // It is there, and nothing was said of the new name yet: this account may not rename.
-                Ok(Some(_)) if first.code >= 500 => {
-                    let kind = Failure::from(first.clone()).kind().unwrap_or(ErrorKind::DestDenied);
-                    Failure::Reply(first, Some(kind))
-                }
-                _ => first.into(),
-            });
+            return Err(self.why_not_begun(&mut line, first, from).await);
         }
         let reply = line.ask(Command::new("RNTO", &new)?).await?;
         line.half_renamed = false;
-        if reply.is_positive() {
-            return Ok(());
+        if reply.is_positive() { Ok(()) } else { Err(self.why_not_renamed(&mut line, reply, to).await) }
+    }
+
+    /// A refusal of RNFR, likewise.
+    async fn why_not_begun(&self, line: &mut Line, reply: Reply, from: &RemotePath) -> Failure {
+        match self.session.look(line, from).await {
+            Ok(None) => Failure::Reply(reply, Some(ErrorKind::DestDirMissing)),
+            Err(Failure::Lost(lost)) => lost.into(),
+            // It is there, and nothing was said of the new name yet: this account may not rename.
+            Ok(Some(_)) if reply.code >= 500 => {
+                let kind = Failure::from(reply.clone()).kind().unwrap_or(ErrorKind::DestDenied);
+                Failure::Reply(reply, Some(kind))
+            }
+            _ => reply.into(),
         }
+    }
+
+    /// Both halves of a rename and a look at the new name in one round trip. PWD comes last: its answer is like no other's,
+    /// and so shows that each command had exactly one.
+    async fn renamed_and_looked(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        mode: RenameMode,
+    ) -> Result<Result<Option<Metadata>, Failure>, Failure> {
+        let session = &self.session;
+        let mut line = self.line().await?;
+        if mode == RenameMode::NoClobber && session.look(&mut line, to).await?.is_some() {
+            return Err(Failure::refused(ErrorKind::DestExists, "the name is taken"));
+        }
+        let mut commands = vec![Command::new("RNFR", session.wire(from))?, Command::new("RNTO", session.wire(to))?];
+        commands.extend(session.ask_look(to)?);
+        commands.push(Command::word("PWD"));
+        let mut replies = line.ask_all(&commands).await?;
+        if replies.pop().is_none_or(|last| last.code != 257) {
+            return line.note(Err(Lost::protocol("it answered more or less than it was asked")));
+        }
+        let looked = replies.split_off(2);
+        let (second, first) = (replies.pop(), replies.pop());
+        let (Some(first), Some(second)) = (first, second) else { unreachable!("each command has its reply") };
+        if !first.is_intermediate() {
+            return Err(self.why_not_begun(&mut line, first, from).await);
+        }
+        if !second.is_positive() {
+            return Err(self.why_not_renamed(&mut line, second, to).await);
+        }
+        Ok(match session.judge_look(&looked) {
+            Some(found) => found,
+            None => session.look_further(&mut line, to, looked).await,
+        })
+    }
+
+    /// A refusal of RNTO, with the class that looking around gives it.
+    async fn why_not_renamed(&self, line: &mut Line, reply: Reply, to: &RemotePath) -> Failure {
+        let session = &self.session;
         let failure = Failure::from(reply.clone());
         if !matches!(failure.kind(), None | Some(ErrorKind::DestDenied | ErrorKind::DestDirMissing)) {
-            return Err(failure);
+            return failure;
         }
-        let kind = match session.look(&mut line, to).await {
+        let kind = match session.look(line, to).await {
             Ok(Some(_)) => Some(ErrorKind::DestExists),
             Ok(None) => match to.parent() {
-                Some(parent) => match session.look(&mut line, &parent).await {
+                Some(parent) => match session.look(line, &parent).await {
                     Ok(None) => Some(ErrorKind::DestDirMissing),
                     Ok(Some(found)) if !found.directory => Some(ErrorKind::DestDirMissing),
                     _ => failure.kind(),
                 },
                 None => failure.kind(),
             },
-            Err(Failure::Lost(lost)) => return Err(lost.into()),
+            Err(Failure::Lost(lost)) => return lost.into(),
             Err(_) => failure.kind(),
         };
-        Err(Failure::Reply(reply, kind))
+        Failure::Reply(reply, kind)
     }
 
     async fn digest(&self, path: &RemotePath, algorithm: Algorithm) -> Result<Option<Digest>, Failure> {
@@ -301,9 +413,30 @@ impl Connection for FtpConnection {
     }
 
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
-        match self.opened(path, options).await {
+        let work = async { self.opened(&mut *self.line().await?, path, options).await };
+        match work.await {
             Ok(writer) => Ok(Box::new(writer)),
             Err(failure) => Err(failure.into_error("open", path, ErrorKind::DestDenied)),
+        }
+    }
+
+    async fn look_and_open(
+        &self,
+        look: &RemotePath,
+        path: &RemotePath,
+        options: CreateOptions,
+    ) -> (Result<Option<Metadata>>, Result<Box<dyn Writer>>) {
+        if options.mode != OpenMode::CreateNew {
+            return (self.stat(look).await, self.open(path, options).await);
+        }
+        let not_seen = |failure: Failure| failure.into_error("look at", look, ErrorKind::DestProtocol);
+        let not_opened = |failure: Failure| failure.into_error("open", path, ErrorKind::DestDenied);
+        match self.looked_and_created(look, path, options).await {
+            Ok((found, Ok(writer))) => (found.map_err(not_seen), Ok(Box::new(writer))),
+            Ok((found, Err(failure))) => (found.map_err(not_seen), Err(not_opened(failure))),
+            // Whatever stopped both, each says it in its own words.
+            Err(Failure::Lost(lost)) => (Err(not_seen(lost.clone().into())), Err(not_opened(lost.into()))),
+            Err(_) => (self.stat(look).await, self.open(path, options).await),
         }
     }
 
@@ -329,6 +462,18 @@ impl Connection for FtpConnection {
 
     async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()> {
         self.renamed(from, to, mode).await.map_err(|failure| failure.into_error("rename to", to, ErrorKind::DestPublishFailed))
+    }
+
+    async fn rename_and_look(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<Result<Option<Metadata>>> {
+        // Only where PWD has an answer of its own.
+        if self.session.home.is_none() {
+            self.rename(from, to, mode).await?;
+            return Ok(self.stat(to).await);
+        }
+        match self.renamed_and_looked(from, to, mode).await {
+            Ok(found) => Ok(found.map_err(|failure| failure.into_error("look at", to, ErrorKind::DestProtocol))),
+            Err(failure) => Err(failure.into_error("rename to", to, ErrorKind::DestPublishFailed)),
+        }
     }
 
     async fn remove(&self, path: &RemotePath) -> Result<()> {

@@ -34,6 +34,29 @@ fn nothing(reply: &Reply) -> Result<Look, Failure> {
     }
 }
 
+/// The time in the answer to MDTM, the second of its kind.
+fn time_told(replies: &[Reply]) -> Option<jiff::Timestamp> {
+    let reply = replies.get(1).filter(|reply| reply.code == 213)?;
+    time_value(String::from_utf8_lossy(reply.first()).trim())
+}
+
+/// What the answers to SIZE, MDTM and two CWD say; `None` when only a listing can tell.
+fn judge_parts(replies: &[Reply]) -> Option<Result<Option<Metadata>, Failure>> {
+    let time = time_told(replies);
+    if replies.get(2).is_some_and(Reply::is_positive) {
+        return Some(Ok(Some(Metadata { size: 0, modified: time, directory: true })));
+    }
+    if let (213, Some(size)) = (replies[0].code, number(replies[0].first())) {
+        return Some(Ok(Some(Metadata { size, modified: time, directory: false })));
+    }
+    // Where SIZE is switched off, the time says that there is something, and a listing its size.
+    let untold = |reply: &Reply| reply.is_unsupported() || says_denied(&reply.words());
+    if time.is_none() && !untold(&replies[0]) {
+        return Some(nothing(&replies[0]).map(|_| None));
+    }
+    (time.is_none() && !untold(&replies[1]) && replies[1].code == 550).then_some(Ok(None))
+}
+
 impl Session {
     /// The cheapest question whether a file has this name: for `judge_file`.
     pub fn ask_file(&self, path: &[u8]) -> Result<Vec<Command>, Failure> {
@@ -69,39 +92,53 @@ impl Session {
         }
     }
 
+    /// What a look asks first; for `judge_look`.
+    pub fn ask_look(&self, path: &RemotePath) -> Result<Vec<Command>, Failure> {
+        let wire = self.wire(path);
+        if self.features.machine_lists { self.ask_file(&wire) } else { self.ask_in_parts(&wire) }
+    }
+
+    /// What the answers to `ask_look` say; `None` when it must be asked in another way.
+    pub fn judge_look(&self, replies: &[Reply]) -> Option<Result<Option<Metadata>, Failure>> {
+        if !self.features.machine_lists {
+            return judge_parts(replies);
+        }
+        match self.judge_file(replies) {
+            Ok(Look::Found(metadata)) => Some(Ok(Some(metadata))),
+            Ok(Look::Nothing) => Some(Ok(None)),
+            Ok(Look::Unclear) => None,
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
+    /// SIZE knows files only, and some servers give directories one: whoever can go there stands in a directory. The
+    /// way back is sent with it, so that the working directory is never one that somebody wants to remove.
+    fn ask_in_parts(&self, wire: &[u8]) -> Result<Vec<Command>, Failure> {
+        let mut commands = vec![Command::new("SIZE", wire)?, Command::new("MDTM", wire)?];
+        if let Some(home) = &self.home {
+            commands.extend([Command::new("CWD", wire)?, Command::new("CWD", home)?]);
+        }
+        Ok(commands)
+    }
+
     /// `None` when nothing has this name.
     pub async fn look(&self, line: &mut Line, path: &RemotePath) -> Result<Option<Metadata>, Failure> {
-        let wire = self.wire(path);
-        let mut commands = self.ask_file(&wire)?;
+        let replies = line.ask_all(&self.ask_look(path)?).await?;
+        match self.judge_look(&replies) {
+            Some(answer) => answer,
+            None => self.look_further(line, path, replies).await,
+        }
+    }
+
+    /// Goes on where the answers to `ask_look` were not clear.
+    pub async fn look_further(&self, line: &mut Line, path: &RemotePath, mut replies: Vec<Reply>) -> Result<Option<Metadata>, Failure> {
         if self.features.machine_lists {
-            let replies = line.ask_all(&commands).await?;
-            match self.judge_file(&replies)? {
-                Look::Found(metadata) => return Ok(Some(metadata)),
-                Look::Nothing => return Ok(None),
-                Look::Unclear => commands = vec![Command::new("SIZE", &wire)?, Command::new("MDTM", &wire)?],
+            replies = line.ask_all(&self.ask_in_parts(&self.wire(path))?).await?;
+            if let Some(answer) = judge_parts(&replies) {
+                return answer;
             }
         }
-        // SIZE knows files only, and some servers give directories one: whoever can go there stands in a directory. The
-        // way back is sent with it, so that the working directory is never one that somebody wants to remove.
-        if let Some(home) = &self.home {
-            commands.extend([Command::new("CWD", &wire)?, Command::new("CWD", home)?]);
-        }
-        let replies = line.ask_all(&commands).await?;
-        let time = time_value(String::from_utf8_lossy(replies[1].first()).trim()).filter(|_| replies[1].code == 213);
-        if replies.get(2).is_some_and(Reply::is_positive) {
-            return Ok(Some(Metadata { size: 0, modified: time, directory: true }));
-        }
-        if let (213, Some(size)) = (replies[0].code, number(replies[0].first())) {
-            return Ok(Some(Metadata { size, modified: time, directory: false }));
-        }
-        // Where SIZE is switched off, the time says that there is something, and a listing its size.
-        let untold = |reply: &Reply| reply.is_unsupported() || says_denied(&reply.words());
-        if time.is_none() && !untold(&replies[0]) {
-            return nothing(&replies[0]).map(|_| None);
-        }
-        if time.is_none() && !untold(&replies[1]) && replies[1].code == 550 {
-            return Ok(None);
-        }
+        let time = time_told(&replies);
         match Box::pin(super::list::find(self, line, path)).await {
             Ok(Some(entry)) => Ok(Some(Metadata { modified: time.or(entry.metadata.modified), ..entry.metadata })),
             Ok(None) if time.is_none() => Ok(None),

@@ -10,9 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What the kernel may hold back beyond what is on its way, so that the end of a file is not far from our last write.
+/// What the kernel may hold back beyond what is on its way, so that the end of a file is not far from our last write. On a
+/// line of 1 Gbit/s it lasts for 8 ms, in which a busy machine comes back to us.
 #[cfg(target_os = "linux")]
-const MAX_UNSENT: u32 = 256 * 1024;
+const MAX_UNSENT: u32 = 1024 * 1024;
 
 pub(super) enum Stream {
     Clear(TcpStream),

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::RemotePath;
 
-use super::connection::{set_mode, set_time};
+use super::connection::{ask_mode, ask_time, judge_time, positive, set_mode, set_time};
 use super::control::Command;
 use super::error::{Failure, class_of_upload};
 use super::open::Wanted;
@@ -284,6 +284,50 @@ impl Writer for FtpWriter {
             }
         };
         work.await.map_err(|failure| failure.into_error(OPERATION, &self.path, ErrorKind::DestDenied))
+    }
+
+    async fn settle(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> (Result<()>, Result<u64>) {
+        const ATTRIBUTES: &str = "set the attributes of";
+        let asked = || -> Result<Vec<Command>, Failure> {
+            let mut commands = Vec::new();
+            if let Some(time) = modified {
+                commands.push(ask_time(&self.session, &self.wire, time)?);
+            }
+            if let Some(mode) = permissions {
+                commands.push(ask_mode(&self.wire, mode)?);
+            }
+            Ok(commands)
+        };
+        let mut commands = match asked() {
+            Ok(commands) => commands,
+            Err(failure) => return (Err(failure.into_error(ATTRIBUTES, &self.path, ErrorKind::DestDenied)), self.size().await),
+        };
+        let together = async {
+            let mut line = self.ended_line("ask for the size of").await?;
+            let failed = |failure: Failure| failure.into_error("ask for the size of", &self.path, ErrorKind::DestDirMissing);
+            commands.push(Command::new("SIZE", &self.wire).map_err(failed)?);
+            line.ask_all(&commands).await.map_err(failed)
+        };
+        let mut replies = match together.await {
+            Ok(replies) => replies,
+            Err(error) => return (Ok(()), Err(error)),
+        };
+        let size = replies.pop().filter(|reply| reply.code == 213).and_then(|reply| super::look::number(reply.first()));
+        let mut replies = replies.into_iter();
+        let mut attributes = Ok(());
+        if modified.is_some()
+            && let Some(reply) = replies.next()
+        {
+            attributes = judge_time(&self.session, reply);
+        }
+        if let Some(reply) = replies.next() {
+            attributes = attributes.and(positive(reply));
+        }
+        let attributes = attributes.map_err(|failure| failure.into_error(ATTRIBUTES, &self.path, ErrorKind::DestDenied));
+        match size {
+            Some(size) => (attributes, Ok(size)),
+            None => (attributes, self.size().await),
+        }
     }
 
     async fn finish(&self) -> Result<()> {

@@ -21,8 +21,8 @@ use crate::destination::{
 };
 use crate::{Error, ErrorKind, Result, Subject};
 
-/// Files that may be worked on at once; more share the same 2 MiB in flight and gain nothing.
-const MULTIPLEX: usize = 16;
+/// Small files that may be worked on at once: two lanes of sixteen. More would share the same 2 MiB in flight.
+const MULTIPLEX: usize = 32;
 /// Longest name taken from a listing; no common file system holds a longer one.
 const MAX_NAME: usize = 4096;
 /// Names of one listing that are kept or dropped, in bytes.

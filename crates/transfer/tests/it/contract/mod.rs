@@ -13,6 +13,7 @@ mod reading;
 mod renaming;
 mod session;
 mod sftp;
+mod together;
 mod writing;
 
 use std::any::Any;
@@ -131,6 +132,7 @@ pub const CONTRACT: &[&[Case]] = &[
     naming::CASES,
     attributes::CASES,
     session::CASES,
+    together::CASES,
 ];
 
 /// Where one case works: a connection of its own and an empty directory of its own.
