@@ -28,6 +28,8 @@ use transfer::{Archive, Original, Source};
 
 /// Originals deleted or archived at once.
 const AT_ONCE: usize = 8;
+/// Objects of which one is asked whether it could be removed.
+const EXAMPLES: u32 = 5;
 const DELIVERED: &[FileState] = &[FileState::Delivered, FileState::Unchanged, FileState::Collected];
 
 /// One run's agreement with the partner.
@@ -103,9 +105,15 @@ impl Agreed {
             return Ok(());
         }
         let open: Vec<FileState> = FileState::ALL.iter().copied().filter(|state| !state.is_success()).collect();
-        let query = FileQuery { part: Part::Files, states: Some(&open), limit: 1, ..Default::default() };
-        let Some(first) = self.store.files(&self.held.record.id, query).await?.into_iter().next() else { return Ok(()) };
-        Ok(self.source.can_remove(&first.key).await?)
+        let query = FileQuery { part: Part::Files, states: Some(&open), limit: EXAMPLES, ..Default::default() };
+        for example in self.store.files(&self.held.record.id, query).await? {
+            match self.source.can_remove(&example.key).await {
+                // It went since the listing; its own delivery will say so.
+                Err(error) if error.kind == ErrorClass::SourceMissing => {}
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(())
     }
 
     /// The files, in the promised order where there is one.

@@ -79,9 +79,13 @@ pub async fn watch(
     };
     let outcome = watcher.run().await;
     background.shutdown().await;
-    // Whoever has it now goes on.
-    let _ = store.commit(Mutation::ReleaseLease { guard }).await;
-    outcome
+    let released = store.commit(Mutation::ReleaseLease { guard }).await.map_err(Failure::from);
+    match released {
+        Err(lost) if lost.class == ErrorClass::LeaseLost => {
+            Err(Failure { message: "another process has taken this watch over".to_owned(), next: None, ..lost })
+        }
+        _ => outcome,
+    }
 }
 
 struct Watcher<'a> {

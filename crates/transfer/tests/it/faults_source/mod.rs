@@ -5,6 +5,7 @@ mod broken;
 mod changes;
 mod features;
 mod objects;
+mod originals;
 mod vast;
 
 use std::sync::Arc;
