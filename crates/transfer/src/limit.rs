@@ -15,6 +15,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What was not used may be caught up on for so long, because timers are late; more would be a burst.
 const CREDIT: Duration = Duration::from_millis(20);
 
+const LEAST_WAIT: Duration = Duration::from_micros(100);
+
 /// The minute of the week, from Monday 00:00 local time.
 type LocalMinute = dyn Fn() -> u32 + Send + Sync;
 
@@ -102,8 +104,8 @@ impl Flow {
         };
         let rate = rate as f64;
         self.debt = (self.debt - rate * passed.as_secs_f64()).max(-rate * CREDIT.as_secs_f64());
-        // An hour is as good as for ever: the caller looks again much earlier.
-        (self.debt > 0.0).then(|| Duration::from_secs_f64((self.debt / rate).min(3600.0)))
+        // An hour is as good as for ever: the caller looks again much earlier. No timer is as fine as the least of it.
+        (self.debt > 0.0).then(|| Duration::from_secs_f64((self.debt / rate).min(3600.0)).max(LEAST_WAIT))
     }
 
     fn spend(&mut self, bytes: usize) {
@@ -147,7 +149,7 @@ mod tests {
         let took = seconds(3, Duration::ZERO, |at| if at < 5.0 { Some(100) } else { None });
         assert!(took < 5.0 + 1.1, "{took} s");
         // A limit after none: 10 MiB at 1 MiB/s take ten seconds, whatever was sent before.
-        let took = seconds(16_000 + 160, Duration::ZERO, |at| if at < 0.5 { Some(2 << 30) } else { Some(1 << 20) });
+        let took = seconds(16_384 + 160, Duration::ZERO, |at| if at < 0.5 { Some(2 << 30) } else { Some(1 << 20) });
         assert!((9.5..11.5).contains(&took), "{took} s");
         // Nothing is saved up in a pause.
         let mut flow = Flow::default();

@@ -7,7 +7,7 @@ use testkit::sshd::{Sshd, SshdOptions};
 use super::shop::*;
 use super::*;
 
-const LARGE: u64 = 16 << 20;
+const LARGE: u64 = 32 << 20;
 
 async fn started(options: SshdOptions) -> Option<Sshd> {
     match Sshd::start(options).await {
@@ -46,8 +46,8 @@ async fn a_copy_whose_jump_host_dies_is_resumed_through_it() {
     let to = format!("sftp://partner{}/", text(partner.directory()));
     let arguments = ["copy", "s3://b/a", &to, "--bwlimit", "8M", "--retries", "1"];
     let child = shop.start(shop.command(&arguments));
-    let sent = || std::fs::read_dir(partner.directory()).unwrap().any(|file| file.unwrap().metadata().is_ok_and(|m| m.len() > 4 << 20));
-    wait_until("four megabytes", sent);
+    let sent = || std::fs::read_dir(partner.directory()).unwrap().any(|file| file.unwrap().metadata().is_ok_and(|m| m.len() > 20 << 20));
+    wait_until("twenty megabytes", sent);
     bastion.kill_server();
     let ran = ended(child);
     assert_eq!(ran.code, 5, "{}", ran.err);

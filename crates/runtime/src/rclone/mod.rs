@@ -110,8 +110,10 @@ pub fn expand(text: &str, places: &Places, pinned: bool) -> Result<Option<Remote
 
 /// A path below what an alias stands for.
 fn join(remote: &str, path: &str) -> String {
-    let between = if path.is_empty() || remote.is_empty() || remote.ends_with([':', '/']) { "" } else { "/" };
-    format!("{remote}{between}{}", if between.is_empty() && remote.ends_with('/') { path.trim_start_matches('/') } else { path })
+    if path.is_empty() || remote.ends_with(':') {
+        return format!("{remote}{path}");
+    }
+    format!("{}/{}", remote.trim_end_matches('/'), path.trim_start_matches('/'))
 }
 
 fn local(path: &str, working: &Path) -> Result<String, Failure> {

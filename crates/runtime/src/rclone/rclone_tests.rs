@@ -105,6 +105,7 @@ fn aliases_and_local_paths_lead_on() {
     ));
     assert_eq!(shelf.expand("inbox:a.csv").unwrap().url, "sftp://me%40corp@sftp.partner.example:2222/~/inbox/today/a.csv");
     assert_eq!(shelf.expand("there:x/").unwrap().url, "sftp://me%40corp@sftp.partner.example:2222/~/inbox/today/sub/x/");
+    assert_eq!(shelf.expand("inbox:/").unwrap().url, "sftp://me%40corp@sftp.partner.example:2222/~/inbox/today/");
     assert_eq!(shelf.expand("disk:a/").unwrap().url, "file:///data/a/");
     assert_eq!(shelf.expand("here:/tmp/a").unwrap().url, "file:///tmp/a");
     assert_eq!(shelf.expand("here:sub/").unwrap().url, "file:///work/sub/");

@@ -256,8 +256,9 @@ pub fn tune(tcp: &TcpStream) -> std::io::Result<()> {
 
 /// A proxy hung up, or the network did.
 fn broken(step: &str, error: std::io::Error) -> Obstacle {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Obstacle::new(format!("closed the connection {step}")),
+        UnexpectedEof | ConnectionReset | BrokenPipe => Obstacle::new(format!("closed the connection {step}")),
         _ => Obstacle::new(format!("was lost {step}: {error}")),
     }
 }

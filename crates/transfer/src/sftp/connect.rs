@@ -93,7 +93,8 @@ async fn open_one(config: &SftpConfig, hop: Option<&Hop>) -> Result<(Opened, Arc
         }
     }
     let refusal = first.map(|refusal| *refusal);
-    let error = Error::new(ErrorKind::DestHostKey, "trust the server", config.server());
+    let operation = if config.jump_host { "trust the" } else { "trust the server" };
+    let error = Error::new(ErrorKind::DestHostKey, operation, config.server());
     Err(match refusal {
         Some(refusal) => error.because(refusal),
         None => error.because("no host key algorithm is left to offer"),

@@ -159,7 +159,8 @@ impl Wire {
         match self {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, data),
             Self::Channel(tunnel) => match Pin::new(&mut tunnel.stream).poll_write(cx, data) {
-                Poll::Ready(Err(_)) if tunnel.over.is_cancelled() => Poll::Ready(Err(tunnel.lost())),
+                // It fails only when the session with the jump host takes nothing any more.
+                Poll::Ready(Err(_)) => Poll::Ready(Err(tunnel.lost())),
                 Poll::Pending => match tunnel.alive(cx) {
                     Ok(()) => Poll::Pending,
                     Err(error) => Poll::Ready(Err(error)),

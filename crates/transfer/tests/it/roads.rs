@@ -13,7 +13,7 @@ use testkit::sshd::{Sshd, SshdOptions};
 use transfer::error::chain;
 use transfer::ftp::FtpConnector;
 use transfer::road::Proxy;
-use transfer::sftp::{SftpConfig, SftpConnector};
+use transfer::sftp::{InlineKey, Secret, SftpConfig, SftpConnector};
 use transfer::{Connection, Connector, CreateOptions, ErrorKind, OpenMode};
 
 use crate::ftp;
@@ -261,4 +261,17 @@ async fn a_lost_jump_host_is_a_lost_connection_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let text = chain(&error);
     assert!(error.is_connection_lost() && text.contains("jump host 127.0.0.1:"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_in_no_file_logs_in_with_a_certificate_from_elsewhere() {
+    let Some(server) = or_skip(Sshd::start(SshdOptions { user_certificate: true, ..SshdOptions::default() }).await) else { return };
+    let text = Secret::new(std::fs::read_to_string(server.client_key()).unwrap());
+    let mut config = sshd_config(&server);
+    config.identities.clear();
+    config.inline_keys = vec![InlineKey { name: "of a test".into(), text, passphrase: None }];
+    let error = SftpConnector::new(config.clone()).connect().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::DestAuth, "without its certificate: {}", chain(&error));
+    config.certificates = vec![server.client_certificate()];
+    SftpConnector::new(config).connect().await.unwrap_or_else(|e| panic!("{}", chain(&e)));
 }
