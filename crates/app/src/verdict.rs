@@ -64,8 +64,8 @@ pub fn verdict(profile: &Profile) -> Verdict {
 fn how_long(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h {:02}", seconds / 3600, seconds % 3600 / 60),
+        120..=5399 => format!("{} min", seconds / 60),
+        5400..=172_799 => format!("{} h {:02}", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} days", seconds / 86_400),
     }
 }

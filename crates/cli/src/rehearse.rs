@@ -25,6 +25,9 @@ pub async fn rehearse(args: &RehearseArgs, quick: bool, environment: &Environmen
     if to_stdout && screen.json() {
         return Err(Trouble::usage("--letter - and --json both want stdout", "write the letter into a file"));
     }
+    if args.letter.is_some() && matches!(location, Location::File { .. }) {
+        return Err(Trouble::usage("nobody is to be written to about a directory of this machine", "leave --letter out"));
+    }
     warn_about_login(screen, &location);
     let mut spec = settings::single_spec(&StoreArgs::default(), &args.server, environment)?;
     spec.options.temp_name = args.temp_name.clone().unwrap_or_default();

@@ -214,9 +214,12 @@ async fn pure_ftpd_needs_no_flag_and_its_names_are_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pyftpdlib_needs_no_flag_in_clear_text_and_with_tls() {
     for options in [FtpServerOptions::default(), explicit(), implicit()] {
+        let tls = options.tls();
         let Some(site) = ftp(FtpProgram::Pyftpdlib, options).await else { return };
         let shop = shop().await;
         let profile = site.rehearse(&shop);
+        let newer = if tls { "yes" } else { "nothing" };
+        assert_eq!((profile["details"]["tls"] == "TLS 1.2", known(&profile, "tls_1_3")), (tls, newer), "{}: {profile:#}", site.name);
         assert_eq!(verdict(&profile), ("yes", "yes", "read-back"), "{}: {profile:#}", site.name);
         site.deliver(&shop, "read-back");
     }

@@ -201,3 +201,22 @@ async fn names_that_a_server_changes_in_silence_are_found() {
         assert!(files_below(&server.file("/in")).is_empty(), "{:?}", files_below(&server.file("/in")).keys());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_streams_that_lies_or_never_answers_is_found_out() {
+    use ftp_sandbox::FinalReply;
+    let shop = shop().await;
+    let lie = testkit::sftp::Corruption { kind: CorruptionKind::Drop { offset: 1000, length: 5 }, files: usize::MAX };
+    let server = ftp(ftp_sandbox::Behaviour { lie: Some(lie), hashes: false, ..ftp_sandbox::Behaviour::default() }).await;
+    let ran = run_ftp(&shop, &server, &["rehearse", &url(&server)]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let profile = ran.objects().pop().unwrap();
+    let verdict = &profile["verdict"];
+    assert_eq!((known(&profile, "faithful"), &verdict["proof"], &verdict["resumes"]), ("no".into(), &"none".into(), &"no".into()));
+    assert!(files_below(&server.file("/in")).is_empty());
+
+    let server = ftp(ftp_sandbox::Behaviour { final_reply: FinalReply::Never, ..ftp_sandbox::Behaviour::default() }).await;
+    let ran = run_ftp(&shop, &server, &["rehearse", &url(&server), "--stall-timeout", "1s", "--connect-timeout", "2s"]);
+    assert_eq!(ran.code, 5, "{}\n{}", ran.err, ran.out);
+    assert!(files_below(&server.file("/in")).is_empty(), "removal is answered: {:?}", files_below(&server.file("/in")).keys());
+}
