@@ -222,7 +222,11 @@ impl<'a> Manifest<'a> {
             seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(n, _)| FileNumber(first + n as u32)).collect()
         };
         let mut gone = unseen(&self.seen, 0);
-        gone.extend(unseen(&self.seen_companions, FIRST_COMPANION.0));
+        for number in unseen(&self.seen_companions, FIRST_COMPANION.0) {
+            if !self.is_still_wanted(number).await? {
+                gone.push(number);
+            }
+        }
         for numbers in gone.chunks(store::MAX_FILES) {
             let change = Mutation::RemoveFiles { transfer: id.clone(), numbers: numbers.to_vec() };
             self.store.commit(Batch::new().guarded_by(self.held.guard()).push(change)).await?;
@@ -244,6 +248,15 @@ impl<'a> Manifest<'a> {
 }
 
 impl Manifest<'_> {
+    /// A sidecar whose file the source does not show any more is owed all the same if the file was delivered.
+    async fn is_still_wanted(&self, number: FileNumber) -> Result<bool> {
+        let id = &self.held.record.id;
+        let Some(record) = self.store.file(id, number).await?.filter(|r| !r.state.is_success()) else { return Ok(false) };
+        let Some(of) = parse::<CompanionPin>(&record.pin)?.of else { return Ok(false) };
+        let Some(file) = self.store.file(id, of).await?.filter(|f| f.state.is_success()) else { return Ok(false) };
+        Ok(self.options.sidecars.iter().any(|sidecar| sidecar_key(sidecar, &file.key) == record.key))
+    }
+
     /// The record of a file that speaks of the whole transfer: wanted again where there is something new to speak of.
     async fn at_the_end(&self, number: FileNumber, name: Option<&CompanionName>, now: Timestamp) -> Result<()> {
         let transfer = self.held.record.id.clone();

@@ -142,9 +142,9 @@ fn as_html(receipts: &[&Receipt], directory: &str, imprint: &Imprint<'_>) -> Str
     let mut rows = String::new();
     for receipt in receipts {
         let name = escape(receipt.destination.path.as_str().strip_prefix(directory).unwrap_or_default());
-        let _ = write!(
+        let _ = writeln!(
             rows,
-            "<tr><td>{name}<br><code>{}</code></td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><td>{name}<br><code>{}</code></td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>",
             escape(receipt.sha256.as_deref().unwrap_or("sha256 was not computed")),
             receipt.size,
             escape(&format!("{:.0}", receipt.finished_at)),

@@ -156,7 +156,7 @@ impl Options {
         let mut digests = self.digests.clone();
         let md5 = self.sidecars.iter().any(|s| s.kind == SidecarKind::Md5 || s.text.as_deref().is_some_and(|t| t.contains("{md5}")));
         let sha256 = self.manifest.is_some() || !self.sidecars.is_empty();
-        if (md5 || !digests.is_empty()) && (md5 || sha256) {
+        if md5 || !digests.is_empty() && sha256 {
             digests.push(Algorithm::Sha256);
         }
         if md5 {

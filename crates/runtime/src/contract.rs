@@ -110,6 +110,9 @@ impl Agreed {
             match self.source.can_remove(&example.key).await {
                 // It went since the listing; its own delivery will say so.
                 Err(error) if error.kind == ErrorClass::SourceMissing => {}
+                Err(error) if error.kind == ErrorClass::PolicyDenied => {
+                    return Err(app::Error::from(error).next("switch versioning on for the bucket, or leave --after out"));
+                }
                 answer => return Ok(answer?),
             }
         }

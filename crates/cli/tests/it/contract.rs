@@ -271,6 +271,7 @@ async fn what_forbids_removing_originals_is_found_before_the_first_byte() {
     let ran = shop.run(&delete);
     assert_eq!(ran.code, 7, "{}{}", ran.out, ran.err);
     assert!(ran.err.contains("keeps no versions") && ran.err.contains("--after keep"), "{}", ran.err);
+    shop.bucket.delete("p/a");
     shop.bucket.versioning(true);
     shop.bucket.put("p/a", "a");
     let denied = shop.server.faults().add(Fault::error(S3Error::access_denied()).operation(Asked::DeleteObject));
