@@ -119,7 +119,7 @@ fn implicit() -> FtpServerOptions {
     FtpServerOptions { security: FtpSecurity::Implicit, ..FtpServerOptions::default() }
 }
 
-// SEMANTICS S36: "`rehearse` and `probe` say which directory they write scratch files into before they do, and remove them
+// SEMANTICS S42: "`rehearse` and `probe` say which directory they write scratch files into before they do, and remove them
 // again; what they could not remove is named."
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_needs_no_flag() {
@@ -225,7 +225,7 @@ async fn pyftpdlib_needs_no_flag_in_clear_text_and_with_tls() {
     }
 }
 
-// SEMANTICS S37: "What is known of a server makes a copy careful and never wrong: only refusals are believed, each for a
+// SEMANTICS S43: "What is known of a server makes a copy careful and never wrong: only refusals are believed, each for a
 // bounded time, and a refusal that would fail the copy is tried once more before it does."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_rename_fails_before_a_byte_is_sent_and_may_change_its_mind() {
