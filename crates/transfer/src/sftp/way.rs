@@ -223,12 +223,10 @@ impl AsyncWrite for Link {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.wire {
             Wire::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            // An end that cannot be sent any more is one: as an error it would hide why the session ended.
             Wire::Channel(tunnel) => match Pin::new(&mut tunnel.stream).poll_shutdown(cx) {
-                Poll::Pending => match tunnel.alive(cx) {
-                    Ok(()) => Poll::Pending,
-                    Err(error) => Poll::Ready(Err(error)),
-                },
-                ready => ready,
+                Poll::Pending if tunnel.alive(cx).is_ok() => Poll::Pending,
+                _ => Poll::Ready(Ok(())),
             },
         }
     }
