@@ -34,11 +34,6 @@ use output::Screen;
 use settings::{ParseError, Request};
 use trouble::Trouble;
 
-/// Thousands of small requests in flight make and free much: a tenth of the processor time of such a copy was the
-/// system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A panic is a fault of ours and ends like one, with the code that says so.

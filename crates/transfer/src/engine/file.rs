@@ -43,6 +43,8 @@ pub(super) struct FileRun {
     pub last_failure: Option<ErrorKind>,
     pub stream: (u32, u64),
     pub stopped_at: Option<(u64, (u32, u64))>,
+    /// Where two streams in a row have stopped.
+    pub probably_full: Option<u64>,
     /// The server called a file of this length whole.
     pub short_at: Option<u64>,
     pub looked: bool,
@@ -116,6 +118,7 @@ impl FileRun {
             last_failure: None,
             stream: (0, 0),
             stopped_at: None,
+            probably_full: None,
             short_at: None,
             looked: false,
             pinned: false,
@@ -168,7 +171,7 @@ impl FileRun {
                         (attempt, fresh_starts) = (self.attempt, fresh_starts + 1);
                         patience.start_over();
                     }
-                    let Some(wait) = patience.after_failure(self.progress()) else { return Err(error) };
+                    let Some(wait) = patience.after_failure(self.progress()) else { return Err(self.given_up(error)) };
                     self.engine.setup.meter.retried();
                     self.engine.pause(wait).await?;
                 }

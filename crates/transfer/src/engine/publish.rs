@@ -127,7 +127,7 @@ impl FileRun {
         match outcome {
             Ok(()) => {
                 self.engine.learn(Ability::Rename, true, || "a verified file got its name".to_owned());
-                self.confirm(seat, intent, None).await
+                self.confirm(seat, intent, seen).await
             }
             Err(error) if error.kind == ErrorKind::DestExists => self.name_taken(seat, error).await,
             // Our temporary name is gone: either an earlier, unanswered rename did it, or a successor took over.

@@ -34,6 +34,10 @@ const READ_BACK_STORED: u64 = 64 << 20;
 /// So many connections may be lost while finding out whether a server goes on with a file.
 const PROBE_LOSSES: u32 = 2;
 
+fn is_cut(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable)
+}
+
 impl FileRun {
     /// Opens the temporary file where a cut stream goes on; `None` when it must start over.
     pub(super) async fn reopen_stream(
@@ -148,19 +152,33 @@ impl FileRun {
 
     /// Servers hide a full disk behind other words, or silence: a file that two streams could not bring beyond the same
     /// byte most likely met one, if something was sent in between. Where the line was cut, the streams must have begun at
-    /// different bytes, or it may be the connections that are equally long.
+    /// different bytes, or it may be the connections that are equally long; and as it may be the line after all, it is
+    /// said only when every try has ended so.
     fn suspect_full_disk(&mut self, there: u64) -> Result<()> {
         let Some(kind) = self.last_failure else { return Ok(()) };
-        let cut = matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable);
+        let cut = is_cut(kind);
         let (number, from) = self.stream;
         let before = self.stopped_at.replace((there, self.stream));
         let again = before.is_some_and(|(stopped, (n, f))| stopped == there && n != number && (!cut || f != from));
-        if there >= self.task.pin.size || !again {
-            return Ok(());
+        self.probably_full = (again && there < self.task.pin.size).then_some(there);
+        match self.probably_full {
+            Some(there) if !cut => Err(self.full_disk(there)),
+            _ => Ok(()),
         }
-        Err(Error::new(ErrorKind::DestNoSpace, "write", &self.task.path).because(format!(
+    }
+
+    fn full_disk(&self, there: u64) -> Error {
+        Error::new(ErrorKind::DestNoSpace, "write", &self.task.path).because(format!(
             "the file stopped growing at {there} bytes twice: the server's disk or this account's quota is probably full"
-        )))
+        ))
+    }
+
+    /// The error with which a file is given up.
+    pub(super) fn given_up(&self, error: Error) -> Error {
+        match self.probably_full {
+            Some(there) if is_cut(error.kind) => self.full_disk(there),
+            _ => error,
+        }
     }
 
     /// A server calls what a cut left of a file whole, as if we had ended it there: then the rest is sent. The same length

@@ -207,7 +207,7 @@ async fn a_flapping_line_gets_there() {
         let which = format!("{direction:?} {how:?}");
         let voyage = Voyage::new(able(), &[("large", size)]).await;
         // A reset takes what nobody has read yet with it: on a line without a limit that is everything each time.
-        voyage.proxy.rate(Direction::ToClient, Some(20_000_000));
+        voyage.proxy.rate(Direction::ToClient, Some(8_000_000));
         voyage.proxy.on(Scope::Data).rule(direction, Counted::OverAllEvery, every, proxy::Action::Cut(how));
         voyage.run().await.unwrap();
         voyage.assert_delivered(&which);
