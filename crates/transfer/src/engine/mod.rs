@@ -54,7 +54,7 @@ pub struct Tuning {
 /// Small files in flight on one lane.
 const FILES_PER_LANE: usize = 16;
 /// Small files in flight at most, so that a slow answer does not hold hundreds of buffers.
-const SMALL_IN_FLIGHT: usize = 128;
+const SMALL_IN_FLIGHT: usize = 256;
 
 /// Everything one run needs.
 pub struct Setup {

@@ -13,7 +13,19 @@ use crate::retry::Patience;
 use crate::source::Pin;
 use crate::{Error, ErrorKind, Result, Subject};
 
+/// Ranges in memory for each connection of a file: one is sent, one waits for its confirmation or proof, one for its
+/// turn, and one is being read. With fewer a far line stands idle while a range makes room for the next.
+const RANGES_PER_CONNECTION: u64 = 4;
+/// Smaller ones cost more requests than they fill the line.
+const LEAST_SHARE: u64 = 2 << 20;
+
 impl Inner {
+    /// The size of the ranges of a file that travels over so many connections.
+    pub(super) fn range_size_over(&self, connections: u64) -> u64 {
+        let share = self.budget.range_bytes() / (connections.max(1) * RANGES_PER_CONNECTION);
+        if connections < 3 { self.range_size } else { self.range_size.min(share.max(LEAST_SHARE)) }
+    }
+
     /// Reads a range, with up to three attempts. The error of the last one is final for this file.
     pub(super) async fn read_range(&self, pin: &Pin, range: Range<u64>) -> Result<Bytes> {
         self.ask_source(|| self.setup.source.read(pin, range.clone())).await

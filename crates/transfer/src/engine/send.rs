@@ -24,8 +24,10 @@ use crate::sheet::Sheet;
 use crate::source::Pin;
 use crate::{Capabilities, CreateOptions, Error, ErrorKind, OpenMode, Result, Subject, Writer};
 
-/// Ranges in flight on one lane: one is being written while the one before is being proved.
+/// Ranges in flight on one lane: one is being written while the one before is being proved…
 const HANDS_PER_LANE: usize = 2;
+/// …and on a far line, where several lanes share a file, another waits for its last confirmations.
+const HANDS_PER_FAR_LANE: usize = 3;
 /// A sync is asked for after so many bytes or so much time, whichever comes first; it bounds what must be looked at
 /// again after a lost connection.
 const SYNC_BYTES: u64 = 256 << 20;
@@ -365,7 +367,11 @@ impl FileRun {
             self.bytes_resumed = work.sheet().confirmed_bytes();
         }
 
-        let hands_per_lane = if capabilities.offset_writes { HANDS_PER_LANE } else { 1 };
+        let hands_per_lane = match (capabilities.offset_writes, plan.connections) {
+            (false, _) => 1,
+            (true, ..3) => HANDS_PER_LANE,
+            (true, _) => HANDS_PER_FAR_LANE,
+        };
         let ahead = (plan.connections as usize * 2).clamp(3, 8);
         let (more, mut lanes) = mpsc::channel(1);
         let mut background = JoinSet::new();

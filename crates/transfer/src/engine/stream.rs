@@ -168,9 +168,8 @@ impl FileRun {
     }
 
     fn full_disk(&self, there: u64) -> Error {
-        Error::new(ErrorKind::DestNoSpace, "write", &self.task.path).because(format!(
-            "the file stopped growing at {there} bytes twice: the server's disk or this account's quota is probably full"
-        ))
+        Error::new(ErrorKind::DestNoSpace, "write", &self.task.path)
+            .because(format!("the file stopped growing at {there} bytes twice: the server's disk or this account's quota is probably full"))
     }
 
     /// The error with which a file is given up.

@@ -264,6 +264,7 @@ async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSess
     batch.extend([Command::word("FEAT"), Command::word("TYPE I"), Command::word("SITE HELP"), Command::word("PWD")]);
     let together = shared.together();
     let bound = if together { config.connect_timeout / BATCH_SHARE } else { config.connect_timeout };
+    let started = Instant::now();
     let mut replies = match control.ask_all(&batch, together, bound).await {
         Ok(replies) => replies.into_iter(),
         Err(why) if together && why.kind == ErrorKind::NetworkStalled => {
@@ -272,6 +273,7 @@ async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSess
         }
         Err(why) => return Err(lost(why)),
     };
+    let mut round_trip = started.elapsed() / if together { 1 } else { batch.len() as u32 };
     let mut next = || replies.next().expect("each command has its reply");
     if tls.is_some() {
         next();
@@ -291,15 +293,18 @@ async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSess
     let directory = next();
     let home = working_directory(&directory);
 
-    // One command alone tells the time of a round trip.
-    let started = Instant::now();
-    let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
-    let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
-    if directory.code == 214 || (directory.code != 257 && answer.code == 257) {
-        // SITE HELP's, and PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
-        return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
+    // Whoever stores names as UTF-8 is told that we send them so. Without an answer like PWD's own the count is in doubt: a
+    // question alone settles it.
+    if features.utf8 || directory.code != 257 {
+        let started = Instant::now();
+        let alone = if features.utf8 { Command::word("OPTS UTF8 ON") } else { Command::word("NOOP") };
+        let answer = control.ask(alone, config.connect_timeout).await.map_err(lost)?;
+        if directory.code == 214 || (directory.code != 257 && answer.code == 257) {
+            // SITE HELP's, and PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
+            return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
+        }
+        round_trip = started.elapsed();
     }
-    let round_trip = started.elapsed();
 
     let mut notes = Vec::new();
     if let Some(proxy) = &config.proxy {

@@ -21,8 +21,9 @@ use crate::destination::{
 };
 use crate::{Error, ErrorKind, Result, Subject};
 
-/// Small files that may be worked on at once: two lanes of sixteen. More would share the same 2 MiB in flight.
-const MULTIPLEX: usize = 32;
+/// Small files that may be worked on at once: four lanes of sixteen. A far file is five round trips of waiting, in which
+/// others can go.
+const MULTIPLEX: usize = 64;
 /// Longest name taken from a listing; no common file system holds a longer one.
 const MAX_NAME: usize = 4096;
 /// Names of one listing that are kept or dropped, in bytes.

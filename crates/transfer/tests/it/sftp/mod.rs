@@ -76,7 +76,7 @@ async fn openssh_is_recognised_with_all_it_can_do() {
     let Some((server, connection)) = connected().await else { return };
     let can = connection.capabilities();
     assert!(can.offset_writes && can.confirms_writes && can.read && can.sync && can.atomic_replace && can.free_space);
-    assert_eq!((can.no_clobber, can.multiplex, can.max_write), (NoClobber::Atomic, 32, 128 * 1024));
+    assert_eq!((can.no_clobber, can.multiplex, can.max_write), (NoClobber::Atomic, 64, 128 * 1024));
     assert!(can.hashes.is_empty());
     assert!(connection.identity().round_trip > Duration::ZERO);
     assert!(connection.free_space(&server.path("")).await.unwrap().unwrap() > 0);
