@@ -1,6 +1,7 @@
 //! Tests of this crate through its public face, and against real servers on loopback.
 
 mod contract;
+mod corruption;
 mod engine;
 mod engine_on_ftp;
 mod engine_on_sftp;
@@ -16,6 +17,7 @@ mod hostile_sftp;
 mod roads;
 mod s3;
 mod semantics;
+mod sent_again;
 mod servers;
 mod sftp;
 mod streams;
