@@ -14,6 +14,7 @@ mod fuzzing;
 mod harness;
 mod hostile_ftp;
 mod hostile_sftp;
+mod model;
 mod roads;
 mod s3;
 mod semantics;
