@@ -5,6 +5,8 @@ mod bandwidth;
 mod class;
 pub mod contract;
 mod digest;
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod key;
 mod location;

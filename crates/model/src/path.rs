@@ -306,6 +306,10 @@ impl TempName {
         if template.matches("{id}").count() != 1 {
             return Err(NameError::UnknownPart { template: template.to_owned(), part: "exactly one {id}".to_owned() });
         }
+        // A directory for each attempt would be left behind, and its file not be known for ours again.
+        if template.rsplit('/').next().is_some_and(|name| !name.contains("{id}")) {
+            return Err(NameError::UnknownPart { template: template.to_owned(), part: "{id} after its last /".to_owned() });
+        }
         check(&template.replace("{id}", "x"))?;
         Ok(Self { template: template.to_owned() })
     }
@@ -445,6 +449,7 @@ mod tests {
         assert_eq!(staged.path(&finished, &id, 1, FileNumber(0), 1, 1).unwrap().parent().unwrap().as_str(), "/in/tmp");
         assert!(TempName::parse("../{id}").is_err());
         assert!(TempName::parse("fixed").is_err());
+        assert!(TempName::parse("{id}/fixed").is_err(), "a directory for each attempt would stay");
     }
 
     proptest! {

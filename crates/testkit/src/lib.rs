@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod forward;
 pub mod ftp;
 pub mod ftp_sandbox;
+pub mod fuzz;
 pub mod pace;
 pub mod process;
 pub mod proxy;

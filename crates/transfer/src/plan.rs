@@ -60,8 +60,9 @@ pub fn plan(question: &Question<'_>) -> Result<Plan> {
         Verify::AtLeast(grade) => Some(grade),
     };
     let grade = match minimum {
-        _ if question.after_mismatch && hash.is_some() && !capabilities.read => Grade::ServerHash,
-        _ if question.after_mismatch && capabilities.read => Grade::ReadBack,
+        // Never less than what was asked for, also the second time.
+        _ if question.after_mismatch && hash.is_some() && (!capabilities.read || minimum == Some(Grade::ServerHash)) => Grade::ServerHash,
+        _ if question.after_mismatch && capabilities.read && minimum != Some(Grade::ServerHash) => Grade::ReadBack,
         None if hash.is_some() => Grade::ServerHash,
         None if capabilities.read && size <= READ_BACK_UP_TO => Grade::ReadBack,
         None => [Grade::Sampled, Grade::Acknowledged, Grade::Size].into_iter().find(|g| reachable(*g)).unwrap_or(Grade::None),
@@ -170,6 +171,17 @@ mod tests {
         let blind = Capabilities { read: false, ..able() };
         assert_eq!(plan(&ask(1, "read-back", &blind)).unwrap_err().kind, ErrorKind::DestDenied);
         assert_eq!(plan(&ask(1, "none", &blind)).unwrap().grade, Grade::None);
+    }
+
+    // SEMANTICS S7: "A grade named with `--verify` is the least that is accepted: a stronger one satisfies it, and one that the
+    // server cannot give is refused before the first byte is sent."
+    #[test]
+    fn after_a_mismatch_no_weaker_grade_is_taken_than_the_one_asked_for() {
+        let hashing = Capabilities { hashes: vec![Algorithm::Sha256], ..able() };
+        let again = |verify| Question { after_mismatch: true, ..ask(1, verify, &hashing) };
+        assert_eq!(plan(&again("server-hash")).unwrap().grade, Grade::ServerHash);
+        assert_eq!(plan(&again("sampled")).unwrap().grade, Grade::ReadBack);
+        assert_eq!(plan(&again("auto")).unwrap().grade, Grade::ReadBack);
     }
 
     #[test]

@@ -344,11 +344,16 @@ impl Sheet {
 
     /// The suspect range holds what was written.
     pub fn cleared(&mut self, index: u64) {
+        let (length, needs_proof) = (self.length(index), self.needs_proof);
         if let Some(range) = self.state(index) {
             range.suspect = false;
-            range.proved = true;
+            let compared_now = needs_proof && !std::mem::replace(&mut range.proved, true);
             // Seen there now, whenever it was written.
             range.written = Some(Instant::now());
+            if compared_now {
+                self.proof.bytes += length;
+                self.proof.blocks += 1;
+            }
         }
         self.settle();
     }

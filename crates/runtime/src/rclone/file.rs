@@ -71,6 +71,11 @@ impl Remotes {
         Ok(Self { file: Some(path), sections, variables })
     }
 
+    /// Sections that stand in no file.
+    pub(super) fn of(sections: BTreeMap<String, Values>) -> Self {
+        Self { sections, ..Self::default() }
+    }
+
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }

@@ -2,6 +2,8 @@
 //! Secrets stay in the file: settings hold references (`rclone:NAME#KEY#FILE`), which `secret` leads back here.
 
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod map;
 mod obscure;
 

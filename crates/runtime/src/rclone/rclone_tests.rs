@@ -199,6 +199,11 @@ fn passwords_that_are_not_obscured_are_told_and_not_shown() {
     assert!(error.contains("not obscured") && !error.contains("plain-password"), "{error}");
 }
 
+#[test]
+fn no_text_breaks_the_reader_of_rclone_conf() {
+    testkit::fuzz::feed("rclone_conf", super::fuzzing::configuration);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

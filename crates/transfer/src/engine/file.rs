@@ -26,6 +26,8 @@ pub(super) struct FileRun {
     pub attempt: u32,
     /// The temporary file exists, as far as we know.
     pub opened: bool,
+    /// This process has made the file it writes to. In place that is the one under the final name.
+    pub created: bool,
     /// The records name it, so that whoever takes this transfer over may count on it.
     pub recorded: bool,
     pub sheet: Option<Sheet>,
@@ -108,6 +110,7 @@ impl FileRun {
         Self {
             attempt: task.attempt,
             opened: false,
+            created: false,
             recorded: task.checkpoint.is_some() || task.intent.is_some(),
             sheet: None,
             verified: None,
@@ -361,7 +364,9 @@ impl FileRun {
         let path = self.task.path.clone();
         let wishes = &self.engine.setup.wishes;
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
-        let mode = if wishes.publish == Publish::InPlace && replaces { OpenMode::Truncate } else { OpenMode::CreateNew };
+        // What this process began in place and could not finish is no file of somebody else.
+        let overwrites = wishes.publish == Publish::InPlace && (replaces || self.created);
+        let mode = if overwrites { OpenMode::Truncate } else { OpenMode::CreateNew };
         let (mut made_directory, mut removed, mut again) = (false, false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
@@ -375,7 +380,7 @@ impl FileRun {
             };
             let error = match opened {
                 Ok(writer) => {
-                    self.opened = true;
+                    (self.opened, self.created) = (true, true);
                     return Ok(writer);
                 }
                 Err(error) => error,

@@ -159,15 +159,15 @@ impl FileRun {
     }
 
     async fn rename_after_look(&self, seat: &Seat, temp: &RemotePath, path: &RemotePath) -> Result<()> {
-        match seat.stat(path).await {
-            Ok(Some(_)) => {
+        // A server that does not tell of names is asked by opening one; a drop box lets nobody do that either.
+        match is_there(seat, path).await {
+            Ok(true) => {
                 return Err(
                     Error::new(ErrorKind::DestExists, "publish", path).because("a file appeared under this name while ours was sent")
                 );
             }
-            Ok(None) => {}
+            Ok(false) => {}
             Err(error) if error.is_connection_lost() => return Err(error),
-            // A server without stat: the rename itself must refuse.
             Err(error) => debug!(error = %chain(&error), "could not look before the rename"),
         }
         seat.rename(temp, path, RenameMode::NoClobber).await

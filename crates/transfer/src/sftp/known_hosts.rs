@@ -106,7 +106,7 @@ impl KnownHosts {
         }
     }
 
-    fn parse(&mut self, text: &[u8], file: Arc<PathBuf>, label: &HostLabel) {
+    pub fn parse(&mut self, text: &[u8], file: Arc<PathBuf>, label: &HostLabel) {
         for (index, line) in text.split(|&b| b == b'\n').enumerate() {
             let number = index + 1;
             if line.len() > MAX_LINE_BYTES {

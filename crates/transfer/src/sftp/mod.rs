@@ -6,6 +6,8 @@ mod config;
 mod connect;
 mod connection;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod jump;
 mod keys;
 mod known_hosts;

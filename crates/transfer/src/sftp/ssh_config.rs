@@ -57,6 +57,19 @@ pub fn lookup(asked: Asked<'_>, home: Option<&Path>, files: &[PathBuf]) -> Resul
     Ok(reader.settings)
 }
 
+/// The same for one text without a place of its own: for the fuzzers.
+pub(super) fn lookup_text(asked: Asked<'_>, text: &[u8]) -> Result<HostSettings> {
+    let nowhere = Path::new("/nonexistent");
+    let mut reader =
+        Reader { asked, home: None, settings: HostSettings::default(), files: 0, proxied: false, last_pass: false, wants_last_pass: false };
+    reader.text(text, nowhere, nowhere, 0)?;
+    if reader.wants_last_pass {
+        reader.last_pass = true;
+        reader.text(text, nowhere, nowhere, 0)?;
+    }
+    Ok(reader.settings)
+}
+
 struct Reader<'a> {
     asked: Asked<'a>,
     home: Option<&'a Path>,
@@ -87,6 +100,10 @@ impl Reader<'_> {
             Ok(None) => return Ok(()),
             Err(error) => return Err(wrong(path, None, error)),
         };
+        self.text(&bytes, path, base, depth)
+    }
+
+    fn text(&mut self, bytes: &[u8], path: &Path, base: &Path, depth: usize) -> Result<()> {
         let mut active = true;
         for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
             let at = |why: &str| wrong(path, Some(index + 1), why.to_owned());

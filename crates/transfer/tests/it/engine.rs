@@ -7,6 +7,7 @@ use transfer::memory::{MemoryDestination, MemorySource};
 use transfer::port::Intent;
 use transfer::{Capabilities, ErrorKind, NoClobber};
 
+use crate::failing::{Break, Failing};
 use crate::harness::{Ferry, Kept, pattern};
 
 fn ferry(files: &[(&str, usize)]) -> (Ferry, MemorySource, MemoryDestination) {
@@ -285,4 +286,30 @@ async fn who_lost_the_lease_leaves_the_successor_what_the_records_name() {
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes))
+}
+
+// Mutation: what this process created in place is not overwritten by it.
+#[tokio::test]
+async fn a_cut_copy_in_place_goes_on_in_the_same_run() {
+    for streams in [false, true] {
+        for policy in [IfExists::Fail, IfExists::Skip] {
+            for size in [1000, 12_000_000] {
+                let (mut ferry, source, destination) = ferry(&[("a", size)]);
+                let everything = MemoryDestination::everything();
+                destination.set_capabilities(Capabilities {
+                    offset_writes: !streams,
+                    confirms_writes: !streams,
+                    continues: streams,
+                    ..everything
+                });
+                ferry.wishes.publish = Publish::InPlace;
+                ferry.wishes.if_exists = policy;
+                ferry.connector = Arc::new(Failing::new(ferry.connector.clone(), 0, Break::Lost).only("write"));
+                ferry.run(&["a"]).await.unwrap();
+                let kept = ferry.records.kept(0);
+                assert_eq!(kept.finished.map(|f| f.state), Some(FileState::Delivered), "{streams} {policy} {size}: {:?}", kept.failed);
+                assert_whole(&source, &destination, "a");
+            }
+        }
+    }
 }

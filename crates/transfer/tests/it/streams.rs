@@ -12,6 +12,7 @@ use transfer::memory::{MemoryDestination, MemorySource};
 use transfer::retry::Backoff;
 use transfer::{Capabilities, Error, ErrorKind, ListingOptions, NoClobber, Pages, Pin, Result, Source};
 
+use crate::failing::{Break, Failing};
 use crate::harness::{Ferry, pattern};
 
 const RANGE: u64 = 512 << 10;
@@ -221,4 +222,17 @@ async fn a_full_disk_frees_its_room_and_is_held() {
     assert_eq!(ferry.records.kept(0).failed.unwrap().0, ErrorKind::DestNoSpace);
     assert!(destination.names().is_empty(), "{:?}", destination.names());
     assert!(destination.accepted() < 2 * 8_000_000, "sent {} bytes", destination.accepted());
+}
+
+// A `fail` that could not look twice used to overwrite. Mutation: `rename_after_look` renames when `stat` was refused.
+#[tokio::test]
+async fn a_server_that_tells_nothing_of_names_keeps_the_file_that_is_there() {
+    for size in [1000, 3_000_000] {
+        let (mut ferry, _source, destination) = ferry(capabilities(), size);
+        destination.put("/in/a", b"old");
+        ferry.connector = Arc::new(Failing::new(ferry.connector.clone(), 0, Break::Refused).only("stat").for_good());
+        ferry.run(&["a"]).await.unwrap();
+        assert_eq!(ferry.records.kept(0).failed.unwrap().0, ErrorKind::DestExists);
+        assert_eq!(destination.bytes("/in/a").unwrap(), b"old");
+    }
 }
