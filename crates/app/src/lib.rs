@@ -3,6 +3,7 @@
 
 pub mod advice;
 pub mod companion;
+pub mod companion_source;
 pub mod delivery;
 pub mod error;
 pub mod event;
@@ -11,7 +12,6 @@ pub mod follow;
 pub mod history;
 pub mod ledger;
 pub mod letter;
-pub mod letters;
 pub mod logins;
 pub mod manifest;
 pub mod order;

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use app::companion::{self, CompanionFeed, Facts, OneFile};
+use app::companion_source::{CompanionSource, Content};
 use app::delivery::{Letterhead, source_name};
 use app::event::{AfterReport, ErrorReport};
 use app::feed::ManifestFeed;
 use app::follow::{Following, OfCompanions, Turns};
 use app::ledger::{StoreLedger, Tally};
-use app::letters::{Content, Letters};
 use app::order::OrderedFeed;
 use app::transfers::Held;
 use app::{Event, Options};
@@ -48,7 +48,7 @@ pub(crate) struct Agreed {
     pub spool: PathBuf,
     pub following: Arc<Following>,
     turns: Option<Arc<Turns>>,
-    letters: Arc<Letters>,
+    letters: Arc<CompanionSource>,
     numbers: Option<mpsc::UnboundedReceiver<FileNumber>>,
 }
 
@@ -83,7 +83,7 @@ impl Agreed {
         }
         Ok(Self {
             following: Arc::new(Following::new(wanted.then_some(to), turns.clone())),
-            letters: Arc::new(Letters::new(source.bucket())),
+            letters: Arc::new(CompanionSource::new(source.bucket())),
             numbers: wanted.then_some(numbers),
             spool: state.join("letters"),
             root: naming.root.clone(),

@@ -25,7 +25,7 @@ impl Shelf {
             named: None,
             home: self.home.path().to_owned(),
             config_home: None,
-            working: "/work".into(),
+            working: "/srv/here".into(),
             variables: self.variables.clone(),
         }
     }
@@ -108,7 +108,7 @@ fn aliases_and_local_paths_lead_on() {
     assert_eq!(shelf.expand("inbox:/").unwrap().url, "sftp://me%40corp@sftp.partner.example:2222/~/inbox/today/");
     assert_eq!(shelf.expand("disk:a/").unwrap().url, "file:///data/a/");
     assert_eq!(shelf.expand("here:/tmp/a").unwrap().url, "file:///tmp/a");
-    assert_eq!(shelf.expand("here:sub/").unwrap().url, "file:///work/sub/");
+    assert_eq!(shelf.expand("here:sub/").unwrap().url, "file:///srv/here/sub/");
     assert!(shelf.expand("a:x").unwrap_err().contains("circle"));
 }
 

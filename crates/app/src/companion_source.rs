@@ -10,26 +10,26 @@ use async_trait::async_trait;
 use model::{ErrorClass, ObjectKey};
 use transfer::{ListingOptions, Pages, Pin, Source, StoredChecksum};
 
-/// What a letter holds. A manifest of a million files does not belong in memory.
+/// What a companion holds. A manifest of a million files does not belong in memory.
 #[derive(Debug, Clone)]
 pub enum Content {
     Text(String),
     File(PathBuf),
 }
 
-/// Letters wait here from being written until they are delivered.
+/// Companions wait here from being written until they are delivered.
 #[derive(Debug)]
-pub struct Letters {
+pub struct CompanionSource {
     bucket: String,
     waiting: Mutex<HashMap<ObjectKey, (Pin, Content)>>,
 }
 
-impl Letters {
+impl CompanionSource {
     pub fn new(bucket: &str) -> Self {
         Self { bucket: bucket.to_owned(), waiting: Mutex::default() }
     }
 
-    /// `identity` stands for what the letter speaks of: the same letter about another version is another letter.
+    /// `identity` stands for what the companion speaks of: the same one about another version is another.
     pub fn write(&self, key: ObjectKey, content: Content, size: u64, identity: &str) -> Pin {
         let pin = Pin {
             key: key.clone(),
@@ -49,7 +49,7 @@ impl Letters {
 
     fn find(&self, key: &ObjectKey) -> transfer::Result<(Pin, Content)> {
         let found = self.waiting.lock().expect("no panic while holding the lock").get(key).cloned();
-        found.ok_or_else(|| transfer::Error::new(ErrorClass::Internal, "find the letter", key))
+        found.ok_or_else(|| transfer::Error::new(ErrorClass::Internal, "find the companion", key))
     }
 }
 
@@ -63,7 +63,7 @@ impl Pages for Nothing {
 }
 
 #[async_trait]
-impl Source for Letters {
+impl Source for CompanionSource {
     fn store(&self) -> &'static str {
         "fileferry"
     }
