@@ -89,6 +89,13 @@ impl Session {
             };
             line.offset_pending &= offset > 0;
             let reply = replies.pop().expect("each command has its reply");
+            // The answer to EPSV or PASV is like no other's. Where another stands in its place, one answer too many may have
+            // come before it: then it comes now, as the answer to a question that every server knows.
+            let named = |reply: &Reply| matches!(reply.code, 227 | 229);
+            if listener.is_none() && !named(&reply) && (rest.as_ref().is_some_and(named) || named(&line.ask(Command::word("NOOP")).await?))
+            {
+                return line.note(Err(Lost::protocol("it answered more than it was asked")));
+            }
             if let Some(refused) = rest.filter(|reply| !reply.is_intermediate()) {
                 return Err(refused.into());
             }

@@ -239,6 +239,63 @@ async fn an_answer_in_advance_is_never_taken_for_the_next_one() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What calls that ask several things at once take for true that is not.
+async fn mistakes_in_batches(server: &FtpServer, verb: &'static str, extra: &'static str) -> Vec<&'static str> {
+    let mut mistakes = Vec::new();
+    let arm = || once(server, verb, Action::DoneThenAlso(Bytes::from_static(extra.as_bytes())));
+    // The second one has no directory to go to, so that the server refuses its rename.
+    for to in ["final", "missing/final"] {
+        let connection = connected(server).await;
+        // Lost already: the answer was armed for the time before, and noticed.
+        if put(&*connection, "new", b"content").await.is_err() {
+            continue;
+        }
+        arm();
+        let renamed = connection.rename_and_look(&path("new"), &path(to), transfer::RenameMode::NoClobber).await;
+        match renamed {
+            Ok(_) if !server.file(to).exists() => mistakes.push("rename"),
+            Ok(Ok(found)) if found.map(|found| found.size) != Some(7) => mistakes.push("look after the rename"),
+            _ => {}
+        }
+        if looks_wrong(&*connection).await {
+            mistakes.push("stat after the rename");
+        }
+        let _ = std::fs::remove_file(server.file("final"));
+        let _ = std::fs::remove_file(server.file("new"));
+    }
+    let connection = connected(server).await;
+    arm();
+    let options = CreateOptions { mode: OpenMode::CreateNew, read: false, permissions: None };
+    let (found, opened) = connection.look_and_open(&path("there"), &path("part"), options).await;
+    if found.is_ok_and(|found| found.map(|found| found.size) != Some(5)) {
+        mistakes.push("look before the upload");
+    }
+    if let Ok(writer) = opened
+        && writer.write_at(0, Bytes::from_static(b"content")).await.is_ok()
+        && writer.close().await.is_ok()
+        && std::fs::read(server.file("part")).is_ok_and(|content| content != b"content")
+    {
+        mistakes.push("upload");
+    }
+    mistakes
+}
+
+// Mutation: `renamed_and_looked` does not look at the answer to PWD.
+#[tokio::test]
+async fn an_answer_too_many_in_a_batch_is_never_taken_for_another() {
+    let mut wrong = Vec::new();
+    for verb in ["RNFR", "RNTO", "MLST", "SIZE", "CWD", "EPSV"] {
+        for extra in ["250 extra\r\n", "550 extra\r\n", "350 extra\r\n", "213 5\r\n"] {
+            let server = clear().await;
+            std::fs::write(server.file("there"), b"12345").unwrap();
+            for mistake in mistakes_in_batches(&server, verb, extra).await {
+                wrong.push(format!("{verb}, {extra:?}: {mistake}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[tokio::test]
 async fn a_port_that_is_none_is_refused_and_nothing_is_connected_to() {
     let extended = [
