@@ -4,6 +4,7 @@ mod architecture;
 mod contract;
 mod from_rclone;
 mod ftps;
+mod graceful;
 mod names;
 mod promises;
 mod receipts;

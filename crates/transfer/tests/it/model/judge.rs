@@ -78,11 +78,12 @@ impl Judge<'_> {
                 }
                 self.delivery(run, whole, &*has(&finished.delivery)?)
             }
-            // In place, what an earlier process left unfinished stands there, and no record says whose it is.
-            FileState::Skipped if asked.policy == IfExists::Skip => {
+            // In place, what an earlier process left stands there, and no record says whose it is.
+            FileState::Skipped | FileState::Unchanged
+                if asked.policy == if finished.state == FileState::Skipped { IfExists::Skip } else { IfExists::Update } =>
+            {
                 self.seen(standing.is_some() || truth.taken.contains(key) || (truth.vague.contains(key) && !run.eventless))
             }
-            FileState::Unchanged if asked.policy == IfExists::Update => self.seen(standing.is_some() || truth.taken.contains(key)),
             state => Err(format!("ended as {state:?}, which was not asked for")),
         }
     }
