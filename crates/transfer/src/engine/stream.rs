@@ -160,7 +160,8 @@ impl FileRun {
         let (number, from) = self.stream;
         let before = self.stopped_at.replace((there, self.stream));
         let again = before.is_some_and(|(stopped, (n, f))| stopped == there && n != number && (!cut || f != from));
-        self.probably_full = (again && there < self.task.pin.size).then_some(there);
+        // A later stream from where another one began says neither yes nor no.
+        self.probably_full = (again || self.probably_full == Some(there)).then_some(there).filter(|there| *there < self.task.pin.size);
         match self.probably_full {
             Some(there) if !cut => Err(self.full_disk(there)),
             _ => Ok(()),
