@@ -137,25 +137,23 @@ impl FtpConnection {
                 let (replies, place) = session.prepare(line, &session.ask_file(&wire)?, 0).await?;
                 return self.created(line, path, options, &replies, Some(place), owner).await;
             }
-            OpenMode::Existing | OpenMode::Continue(_) => {
-                let at = match options.mode {
-                    OpenMode::Continue(at) => Some(at),
-                    _ => None,
+            OpenMode::Existing => {
+                is_open_to(session.look(line, path).await?, None)?;
+                return Ok(writer(Stage::Ready, Purpose { permissions: None, ..purpose }));
+            }
+            OpenMode::Continue(offset) => {
+                let (replies, place) = match session.prepare(line, &session.ask_look(path)?, offset).await {
+                    Ok(prepared) => prepared,
+                    Err(failure) => return Err(session.explain(line, failure, path).await),
                 };
-                match session.look(line, path).await? {
-                    None => return Err(Failure::refused(ErrorKind::DestDirMissing, "there is no such file")),
-                    Some(found) if found.directory => return Err(Failure::refused(ErrorKind::DestDenied, "it is a directory")),
-                    // Some servers fill the gap with zeros and call it a success.
-                    Some(found) if at.is_some_and(|at| at > found.size) => {
-                        return Err(Failure::refused(ErrorKind::DestProtocol, format!("it ends at byte {}", found.size)));
-                    }
-                    Some(_) => {}
-                }
-                let purpose = Purpose { permissions: None, ..purpose };
-                let Some(offset) = at else { return Ok(writer(Stage::Ready, purpose)) };
-                let result = session.begin(line, None, Wanted { offset, ..wanted }).await;
-                return match result {
-                    Ok(()) => Ok(writer(Stage::Writing, purpose)),
+                let (found, place) = match session.judge_look(&replies) {
+                    Some(found) => (found, Some(place)),
+                    // A listing uses up the place.
+                    None => (session.look_further(line, path, replies).await, None),
+                };
+                is_open_to(found?, Some(offset))?;
+                return match session.begin(line, place, Wanted { offset, ..wanted }).await {
+                    Ok(()) => Ok(writer(Stage::Writing, Purpose { permissions: None, ..purpose })),
                     Err(failure) => Err(session.explain(line, failure, path).await),
                 };
             }
@@ -361,6 +359,19 @@ impl FtpConnection {
             Some(digest) => Ok(Some(digest)),
             None => Err(Failure::refused(ErrorKind::DestProtocol, format!("there is no {algorithm} in what it says: {reply}"))),
         }
+    }
+}
+
+/// Whether what a look found can be written to from `offset` on.
+fn is_open_to(found: Option<Metadata>, offset: Option<u64>) -> Result<(), Failure> {
+    match found {
+        None => Err(Failure::refused(ErrorKind::DestDirMissing, "there is no such file")),
+        Some(found) if found.directory => Err(Failure::refused(ErrorKind::DestDenied, "it is a directory")),
+        // Some servers fill the gap with zeros and call it a success.
+        Some(found) if offset.is_some_and(|offset| offset > found.size) => {
+            Err(Failure::refused(ErrorKind::DestProtocol, format!("it ends at byte {}", found.size)))
+        }
+        Some(_) => Ok(()),
     }
 }
 
