@@ -2,6 +2,7 @@
 
 mod architecture;
 mod contract;
+mod contract_on_ftp;
 mod from_rclone;
 mod ftps;
 mod graceful;
@@ -14,6 +15,7 @@ mod resources;
 mod roads;
 mod semantics;
 mod shop;
+mod sites;
 mod sources;
 mod usage;
 mod watch;
