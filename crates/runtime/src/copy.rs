@@ -76,7 +76,7 @@ pub(crate) async fn copy_round(
     let naming = open::naming(&spec, &source, &destination, now)?;
     let chooser = Chooser::new(&spec.options, &source, &naming)?;
     if mode.dry_run {
-        return crate::dry_run::dry_run(&spec, &source, &naming, &chooser, events).await;
+        return crate::dry_run::dry_run(place, &spec, &source, &destination, &naming, &chooser, events).await;
     }
     let store = place.store().await?;
     let shown = open::parse(&spec.destination)?.to_string();
@@ -458,6 +458,7 @@ pub(crate) fn plan_report(spec: &CopySpec, files: u64, bytes: u64, counts: &Coun
         dry_run: false,
         listing: Vec::new(),
         more: 0,
+        known: None,
     }
 }
 

@@ -104,6 +104,11 @@ impl Place {
     pub(crate) async fn store(&self) -> Result<Store, Failure> {
         Ok(Store::open(self.state.join("fileferry.db")).await?)
     }
+
+    /// For commands that leave no trace: nothing is made.
+    pub(crate) async fn store_if_any(&self) -> Result<Option<Store>, Failure> {
+        if self.state.join("fileferry.db").is_file() { self.store().await.map(Some) } else { Ok(None) }
+    }
 }
 
 /// What a reference leads to.

@@ -204,6 +204,31 @@ async fn a_probe_writes_little_and_read_only_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_is_known_of_the_server() {
+    let Some(site) = ftp(FtpProgram::Proftpd, FtpServerOptions::default()).await else { return };
+    let shop = shop().await;
+    shop.bucket.put("p/a", "a");
+    let dry_run = ["copy", "s3://b/p/", &site.url, "--dry-run"];
+    let ran = site.run(&shop, &dry_run);
+    assert!(
+        ran.code == 0 && ran.err.contains(&format!("nothing is known of this server yet; `fileferry rehearse {}`", site.url)),
+        "{}",
+        ran.err
+    );
+    assert!(ran.objects()[0]["known"].is_null() && !shop.home.state().join("fileferry.db").exists(), "{}", ran.out);
+    site.rehearse(&shop);
+    let ran = site.run(&shop, &dry_run);
+    let known = &ran.objects()[0]["known"];
+    assert_eq!((&known["resumes"], &known["atomic_replace"], &known["by"]), (&"no".into(), &"no".into(), &"rehearse".into()), "{known}");
+    assert_eq!((&known["proof"], &known["connections"]), (&"server-hash".into(), &2.into()), "{known}");
+    assert!(ran.err.contains(": resumes: no · atomic replace: no · proof of the largest file: server-hash"), "{}", ran.err);
+    assert!(ran.err.contains("would start over") && ran.err.contains("AllowStoreRestart on"), "{}", ran.err);
+    let insisting = site.run(&shop, &[&dry_run[..], &["--connections", "1", "--verify", "read-back"]].concat());
+    let known = &insisting.objects()[0]["known"];
+    assert_eq!((&known["proof"], &known["connections"]), (&"read-back".into(), &1.into()), "{known}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_letter_has_key_fingerprint_and_settings() {
     let denying = SshdOptions { own_account: true, ..SshdOptions::denying(&["rename", "posix-rename", "hardlink"]) };
     let Some(site) = openssh(denying).await else { return };
