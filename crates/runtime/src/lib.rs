@@ -16,6 +16,7 @@ mod outlook;
 mod process;
 pub mod rclone;
 mod rehearse;
+mod scratch;
 pub mod secret;
 mod select;
 mod sweep;

@@ -11,6 +11,7 @@ mod promises;
 mod receipts;
 mod rehearse;
 mod rehearse_hostile;
+mod rehearse_killed;
 mod resources;
 mod roads;
 mod semantics;
