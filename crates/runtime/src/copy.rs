@@ -314,8 +314,8 @@ impl Run<'_> {
             stop: stop.clone(),
         };
         let engine = Engine::knowing(setup(self.source.source.clone(), ledger.clone(), meter.clone()), known);
-        let (companions, letters) = agreed.beside();
-        let beside = engine.beside(setup(letters, companions.clone(), Arc::default()));
+        let (companions, their_source) = agreed.beside();
+        let beside = engine.beside(setup(their_source, companions.clone(), Arc::default()));
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
         let resting = self.round.as_ref().map(|round| round.resting.clone()).unwrap_or_default();
         let feed = agreed.feed(feed, resting).await?;
