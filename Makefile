@@ -33,7 +33,7 @@ check: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@scripts/run-tests
-	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; else echo "cargo-deny is not installed: dependencies were not checked (cargo install cargo-deny --locked)"; fi
+	@scripts/check-dependencies
 
 bench:
 	@bench/run $(BENCH)

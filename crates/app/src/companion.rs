@@ -158,9 +158,9 @@ pub struct CompanionFeed {
     /// As the delivery records of the files themselves name the source.
     pub source: String,
     /// As those of the companions do.
-    pub letters_source: String,
+    pub companions_source: String,
     pub sidecars: Vec<Sidecar>,
-    pub letters: Arc<CompanionSource>,
+    pub companions: Arc<CompanionSource>,
     pub following: Arc<Following>,
     pub events: tokio::sync::mpsc::Sender<Event>,
     pub ended: Mutex<(UnboundedReceiver<FileNumber>, VecDeque<FileTask>)>,
@@ -187,10 +187,10 @@ impl CompanionFeed {
                 }
             };
             let size = text.len() as u64;
-            let pin = self.letters.write(key, Content::Text(text), size, &identity);
+            let pin = self.companions.write(key, Content::Text(text), size, &identity);
             feed::begin(&self.store, &self.held, std::slice::from_ref(&record)).await?;
             let previous = self.store.delivery(&self.destination, &record.path).await?;
-            tasks.push(feed::task(&record, pin, previous.as_ref(), &self.letters_source)?);
+            tasks.push(feed::task(&record, pin, previous.as_ref(), &self.companions_source)?);
         }
         let numbers: Vec<FileNumber> = tasks.iter().map(|task| task.number).collect();
         self.following.begin(number, &numbers);

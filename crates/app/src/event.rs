@@ -5,6 +5,8 @@ use model::{ErrorClass, FileNumber, FileState, TransferId, TransferState};
 use serde::Serialize;
 use transfer::meter::Snapshot;
 
+use crate::forecast::Forecast;
+
 #[derive(Debug, Clone)]
 pub enum Event {
     Plan(PlanReport),
@@ -62,6 +64,8 @@ pub struct PlanReport {
     /// With `--dry-run`: what would be sent where, in listing order (bounded; `more` counts the rest).
     pub listing: Vec<PlannedFile>,
     pub more: u64,
+    /// With `--dry-run`: what is known of the destination's server.
+    pub known: Option<Box<Forecast>>,
 }
 
 #[derive(Debug, Clone, Serialize)]

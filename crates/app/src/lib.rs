@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod feed;
 pub mod follow;
+pub mod forecast;
 pub mod history;
 pub mod ledger;
 pub mod letter;

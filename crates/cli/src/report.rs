@@ -121,6 +121,10 @@ impl Reporter {
         if plan.proof_bytes > 0 {
             self.screen.note(&format!("proof {}: reads back {}", plan.verify, ByteCount(plan.proof_bytes)));
         }
+        if let Some(known) = &plan.known {
+            self.screen.note(&known.line());
+            known.warnings.iter().for_each(|warning| self.screen.note(warning));
+        }
         if !plan.folder_markers.is_empty() {
             let names = plan.folder_markers.join(", ");
             self.screen.note(&format!("{} ending in / hold no file and are left out: {names}", plan.folder_markers.len()));

@@ -129,6 +129,7 @@ fn an_empty_selection_is_a_warning() {
         dry_run: false,
         listing: vec![],
         more: 0,
+        known: None,
     }));
     reporter.summary(summary(0, 0));
     assert_eq!(reporter.finish(), 0);

@@ -22,8 +22,14 @@ pub fn templates(input: &[u8]) {
     if let Ok(temp) = TempName::parse(template) {
         let finished = root.join("a.csv").expect("a valid name");
         let id = TransferId::from_random([1; 10]);
+        if let Ok(scratch) = temp.scratch(&root, &id, 5) {
+            is_below(&root, &scratch);
+            assert_eq!(temp.scratch_of(scratch.name()).as_deref(), Some(id.short()));
+        }
+        assert!(temp.scratch_of(key).is_none_or(|unique| unique.len() == 12));
         let Ok(path) = temp.path(&finished, &id, 1, FileNumber(2), 3, 4) else { return };
         is_below(&root, &path);
+        assert_eq!(temp.scratch_of(path.name()), None);
         let parts = temp.read(path.name()).expect("we know our own names");
         assert_eq!((parts.attempt, parts.epoch), (3, 4));
     }

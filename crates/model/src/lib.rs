@@ -26,7 +26,9 @@ pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
-pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, TempName, TempParts, TemplateInput, escape_name};
+pub use path::{
+    MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, SCRATCH_ENDINGS, TempName, TempParts, TemplateInput, escape_name,
+};
 pub use policy::{Grade, IfExists, Publish, Strategy, Thresholds, Verify};
 pub use profile::{Ability, Drift, Fact, Logins, Observer, Profile, Throughput, Tried};
 pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};

@@ -334,16 +334,54 @@ impl TempName {
 
     /// What a name that this template makes says of itself; `None` for names of others.
     pub fn read<'a>(&self, name: &'a str) -> Option<TempParts<'a>> {
-        let template = self.template.rsplit('/').next().unwrap_or(&self.template);
-        let (before, after) = template.split_once("{id}")?;
+        let (before, after) = self.around();
         let id = name.strip_prefix(before)?.strip_suffix(after)?;
         let mut fields = id.split('-');
         let transfer = fields.next()?;
-        let shaped = transfer.len() == 12 && transfer.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b));
+        let shaped = is_unique(transfer);
         let mut number = || fields.next()?.parse::<u32>().ok();
         let parts = TempParts { transfer, run: number()?, file: FileNumber(number()?), attempt: number()?, epoch: number()? };
         (shaped && fields.next().is_none()).then_some(parts)
     }
+
+    /// A name for a rehearsal to try things on: that of a run 0, which no transfer has, and without the directory that
+    /// some templates put temporary files in, because it may not be there.
+    pub fn scratch(&self, directory: &RemotePath, unique: &TransferId, number: u32) -> Result<RemotePath, NameError> {
+        let (before, after) = self.around();
+        directory.join(&format!("{before}{}-{SCRATCH_RUN}-{number}-{SCRATCH_ATTEMPT}{after}", unique.short()))
+    }
+
+    /// Whose scratch file this is, as the 12 characters of the rehearsal's id. Servers change some of the names that a
+    /// rehearsal tries: in another case, or without its last character, it is still the same file.
+    pub fn scratch_of(&self, name: &str) -> Option<String> {
+        let (before, after) = self.around();
+        let name = name.to_ascii_lowercase();
+        let (unique, rest) = name.strip_prefix(&before.to_ascii_lowercase())?.split_at_checked(12)?;
+        let rest = rest.strip_prefix('-')?.strip_prefix(SCRATCH_RUN)?.strip_prefix('-')?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let rest = rest[digits..].strip_prefix('-')?.strip_prefix(SCRATCH_ATTEMPT)?;
+        let ending = rest.strip_prefix(&after.to_ascii_lowercase())?;
+        let ours = ending.is_empty() || SCRATCH_BEGINNINGS.iter().any(|tried| ending.starts_with(tried));
+        (is_unique(unique) && (1..10).contains(&digits) && ours).then(|| unique.to_owned())
+    }
+
+    /// What stands before and after the unique part of a file name.
+    fn around(&self) -> (&str, &str) {
+        let name = self.template.rsplit('/').next().unwrap_or(&self.template);
+        name.split_once("{id}").unwrap_or((name, ""))
+    }
+}
+
+const SCRATCH_RUN: &str = "0";
+const SCRATCH_ATTEMPT: &str = "1-1";
+/// Added to a scratch name to see what a server makes of case, space, dot and length, and of a character in both its forms:
+/// whatever a server normalises to, it changes that one.
+pub const SCRATCH_ENDINGS: [&str; 5] = [".Case", ".space ", ".dot.", ".e\u{301}\u{e9}", ".long"];
+/// How these begin in lower case, whatever a server made of them.
+const SCRATCH_BEGINNINGS: [&str; 6] = [".case", ".space", ".dot", ".e", ".\u{e9}", ".long"];
+
+fn is_unique(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
 }
 
 /// The parts of a temporary name.
@@ -450,6 +488,27 @@ mod tests {
         assert!(TempName::parse("../{id}").is_err());
         assert!(TempName::parse("fixed").is_err());
         assert!(TempName::parse("{id}/fixed").is_err(), "a directory for each attempt would stay");
+    }
+
+    #[test]
+    fn scratch_names_are_recognised_whatever_a_server_made_of_them_and_others_are_not() {
+        let id = TransferId::from_random([7; 10]);
+        let directory = RemotePath::from_user("/in").unwrap();
+        for template in ["Up-{id}.Part", "tmp/{id}", ".ff-{id}.part"] {
+            let temp = TempName::parse(template).unwrap();
+            let path = temp.scratch(&directory, &id, 12).unwrap();
+            assert_eq!((path.parent().unwrap(), temp.scratch_of(path.name()).as_deref()), (directory.clone(), Some(id.short())));
+            assert_eq!(temp.read(path.name()).map(|parts| parts.run), Some(0));
+            for ending in SCRATCH_ENDINGS.into_iter().chain([".\u{e9}\u{e9}", ".space", ".longxxxxx"]) {
+                let name = format!("{}{ending}", path.name());
+                assert_eq!(temp.scratch_of(&name).as_deref(), Some(id.short()), "{name}");
+                assert_eq!(temp.scratch_of(&name.to_ascii_uppercase()).as_deref(), Some(id.short()), "{name}");
+            }
+            let copied = temp.path(&directory.join("x").unwrap(), &id, 1, FileNumber(12), 1, 1).unwrap();
+            for name in [copied.name(), &format!("{}.old", path.name()), &format!("x{}", path.name()), "a.csv", ".ff-", "é"] {
+                assert_eq!(temp.scratch_of(name), None, "{name}");
+            }
+        }
     }
 
     proptest! {

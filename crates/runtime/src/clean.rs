@@ -1,4 +1,5 @@
-//! `clean` and `resume --abandon`: temporary files of ours, found by template and records; others' are never touched.
+//! `clean` and `resume --abandon`: temporary files of ours, found by template and records, and scratch files of rehearsals;
+//! others' are never touched.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use transfer::Connection;
 
 use crate::open::{self, Login};
+use crate::scratch::Rehearsals;
 use crate::sweep::{NAMES, beside, directories};
 use crate::{Failure, Leftover, Place, process};
 
@@ -36,25 +38,25 @@ pub async fn clean(
         if connection.stat(&directory).await?.is_none() && directory != places_first(&side.path, side.directory) {
             continue;
         }
-        for entry in connection.list(&directory, NAMES).await? {
-            if entry.metadata.directory || !entry.exact {
-                continue;
-            }
-            let Some(parts) = template.read(&entry.name) else { continue };
-            let path = directory.join(&entry.name).map_err(transfer::Error::from)?;
+        let rehearsals = Rehearsals::on_record(&store, &side.key, &directory).await?;
+        for entry in connection.list(&directory, NAMES).await?.into_iter().filter(|entry| entry.exact) {
             let young = entry.metadata.modified.is_none_or(|at| now.duration_since(at).unsigned_abs() < older_than);
-            let owner = records.iter().find(|r| r.id.short() == parts.transfer);
-            let kept_because = match owner {
-                None => Some("it is not in this machine's records".to_owned()),
-                Some(record) if is_open(record.state) => {
-                    Some(format!("transfer {} can still be resumed; see `fileferry resume --abandon`", record.id))
+            let kept_because = if let Some(whose) = template.scratch_of(&entry.name) {
+                match rehearsals.alive.contains(&whose) {
+                    true => Some("a rehearsal is using it".to_owned()),
+                    false => young.then(|| "it is younger than --older-than".to_owned()),
                 }
-                Some(_) if young => Some("it is younger than --older-than".to_owned()),
-                Some(_) => None,
+            } else if let Some(parts) = template.read(&entry.name).filter(|_| !entry.metadata.directory) {
+                needed(records.iter().find(|record| record.id.short() == parts.transfer), young)
+            } else {
+                continue;
             };
+            let path = directory.join(&entry.name).map_err(transfer::Error::from)?;
             let removed = kept_because.is_none() && !dry_run;
-            if removed {
-                connection.remove(&path).await?;
+            match (removed, entry.metadata.directory) {
+                (true, true) => connection.remove_directory(&path).await?,
+                (true, false) => connection.remove(&path).await?,
+                (false, _) => {}
             }
             let leftover =
                 Leftover { path: path.to_string(), size: entry.metadata.size, modified: entry.metadata.modified, removed, kept_because };
@@ -65,6 +67,18 @@ pub async fn clean(
     }
     connection.close().await?;
     Ok(())
+}
+
+/// Why a temporary file of this transfer is left.
+fn needed(owner: Option<&TransferRecord>, young: bool) -> Option<String> {
+    match owner {
+        None => Some("it is not in this machine's records".to_owned()),
+        Some(record) if is_open(record.state) => {
+            Some(format!("transfer {} can still be resumed; see `fileferry resume --abandon`", record.id))
+        }
+        Some(_) if young => Some("it is younger than --older-than".to_owned()),
+        Some(_) => None,
+    }
 }
 
 /// The directory that was named must exist; the staging directory beside it need not.

@@ -48,7 +48,7 @@ pub(crate) struct Agreed {
     pub spool: PathBuf,
     pub following: Arc<Following>,
     turns: Option<Arc<Turns>>,
-    letters: Arc<CompanionSource>,
+    companions: Arc<CompanionSource>,
     numbers: Option<mpsc::UnboundedReceiver<FileNumber>>,
 }
 
@@ -83,9 +83,9 @@ impl Agreed {
         }
         Ok(Self {
             following: Arc::new(Following::new(wanted.then_some(to), turns.clone())),
-            letters: Arc::new(CompanionSource::new(source.bucket())),
+            companions: Arc::new(CompanionSource::new(source.bucket())),
             numbers: wanted.then_some(numbers),
-            spool: state.join("letters"),
+            spool: state.join("companions"),
             root: naming.root.clone(),
             prefix: naming.prefix.clone(),
             store,
@@ -131,21 +131,24 @@ impl Agreed {
 
     /// The ledger and the source of what goes with the files.
     pub fn beside(&self) -> (Arc<StoreLedger>, Arc<dyn Source>) {
-        let letterhead =
-            Letterhead { store: self.letters.store().to_owned(), bucket: self.letters.bucket().to_owned(), ..self.letterhead.clone() };
+        let letterhead = Letterhead {
+            store: self.companions.store().to_owned(),
+            bucket: self.companions.bucket().to_owned(),
+            ..self.letterhead.clone()
+        };
         let ledger = StoreLedger::new(
             self.store.clone(),
             letterhead,
             self.destination.clone(),
             self.options.if_exists,
-            self.letters.clone(),
+            self.companions.clone(),
             self.events.clone(),
         );
-        (Arc::new(ledger.of_companions().followed_by(Arc::new(OfCompanions(self.following.clone())))), self.letters.clone())
+        (Arc::new(ledger.of_companions().followed_by(Arc::new(OfCompanions(self.following.clone())))), self.companions.clone())
     }
 
-    fn letters_source(&self) -> String {
-        source_name(self.letters.store(), self.letters.bucket())
+    fn companions_source(&self) -> String {
+        source_name(self.companions.store(), self.companions.bucket())
     }
 
     /// Delivers the files, and with each what goes with it.
@@ -161,9 +164,9 @@ impl Agreed {
             held: self.held.clone(),
             destination: self.destination.clone(),
             source: self.letterhead.source(),
-            letters_source: self.letters_source(),
+            companions_source: self.companions_source(),
             sidecars: self.options.sidecars.clone(),
-            letters: self.letters.clone(),
+            companions: self.companions.clone(),
             following: self.following.clone(),
             events: self.events.clone(),
             ended: tokio::sync::Mutex::new((numbers, Default::default())),
@@ -214,9 +217,10 @@ impl Agreed {
         for record in wanted {
             let content = if record.number == companion::DONE { Content::Text(String::new()) } else { Content::File(path.to_owned()) };
             let size = if record.number == companion::DONE { 0 } else { size };
-            let pin = self.letters.write(record.key.clone(), content, size, &identity);
+            let pin = self.companions.write(record.key.clone(), content, size, &identity);
             let feed =
-                OneFile::new(&self.store, &self.held, &self.destination, &self.letters_source(), record, pin, beside.small_up_to()).await?;
+                OneFile::new(&self.store, &self.held, &self.destination, &self.companions_source(), record, pin, beside.small_up_to())
+                    .await?;
             beside.run(Arc::new(feed)).await?;
             let delivered = self.store.file(&self.held.record.id, record.number).await?.is_some_and(|r| r.state.is_success());
             if !delivered {

@@ -76,7 +76,7 @@ pub(crate) async fn copy_round(
     let naming = open::naming(&spec, &source, &destination, now)?;
     let chooser = Chooser::new(&spec.options, &source, &naming)?;
     if mode.dry_run {
-        return crate::dry_run::dry_run(&spec, &source, &naming, &chooser, events).await;
+        return crate::dry_run::dry_run(place, &spec, &source, &destination, &naming, &chooser, events).await;
     }
     let store = place.store().await?;
     let shown = open::parse(&spec.destination)?.to_string();
@@ -314,8 +314,8 @@ impl Run<'_> {
             stop: stop.clone(),
         };
         let engine = Engine::knowing(setup(self.source.source.clone(), ledger.clone(), meter.clone()), known);
-        let (companions, letters) = agreed.beside();
-        let beside = engine.beside(setup(letters, companions.clone(), Arc::default()));
+        let (companions, their_source) = agreed.beside();
+        let beside = engine.beside(setup(their_source, companions.clone(), Arc::default()));
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
         let resting = self.round.as_ref().map(|round| round.resting.clone()).unwrap_or_default();
         let feed = agreed.feed(feed, resting).await?;
@@ -458,6 +458,7 @@ pub(crate) fn plan_report(spec: &CopySpec, files: u64, bytes: u64, counts: &Coun
         dry_run: false,
         listing: Vec::new(),
         more: 0,
+        known: None,
     }
 }
 

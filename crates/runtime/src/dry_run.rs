@@ -1,35 +1,39 @@
-//! `--dry-run`: lists and plans, connects to no destination and records nothing.
+//! `--dry-run`: lists and plans, connects to no destination and records nothing; it tells what is known of the server.
 
 use app::event::{PlannedFile, Summary};
 use app::transfers::Naming;
-use app::{CopySpec, Event};
-use model::TransferState;
+use app::{CopySpec, Event, forecast, profiles};
+use jiff::Timestamp;
+use model::{Protocol, TransferState};
 use tokio::sync::mpsc;
 
-use crate::Failure;
 use crate::copy::{blank_summary, plan_report};
-use crate::open::SourceSide;
+use crate::open::{self, DestinationSide, SourceSide};
 use crate::select::{Chooser, Counts};
+use crate::{Failure, Place};
 
 /// Files shown; more are counted.
 const SHOWN: u64 = 1_000;
 
 pub async fn dry_run(
+    place: &Place,
     spec: &CopySpec,
     source: &SourceSide,
+    destination: &DestinationSide,
     naming: &Naming,
     chooser: &Chooser,
     events: mpsc::Sender<Event>,
 ) -> Result<Summary, Failure> {
     let mut counts = Counts::default();
     let mut objects = chooser.objects(source);
-    let (mut files, mut bytes, mut listing, mut failed, mut shown) = (0, 0, Vec::new(), 0, 0u64);
+    let (mut files, mut bytes, mut largest, mut listing, mut failed, mut shown) = (0, 0, 0, Vec::new(), 0, 0u64);
     while let Some(page) = objects.next(&mut counts).await? {
         for object in page {
             match naming.path(&object.key, object.version.as_deref()) {
                 Ok(path) => {
                     files += 1;
                     bytes += object.size;
+                    largest = object.size.max(largest);
                     if shown < SHOWN {
                         listing.push(PlannedFile { key: object.key.to_string(), path: path.to_string(), size: object.size });
                         for sidecar in &spec.options.sidecars {
@@ -62,7 +66,17 @@ pub async fn dry_run(
         listing.push(PlannedFile { key: format!("{what}:{name}"), path: path.to_string(), size: 0 });
     }
     plan.listing = listing;
+    let server = destination.endpoint.protocol != Protocol::File;
+    if server && let Some(store) = place.store_if_any().await? {
+        let profile = profiles::load(&store, &destination.key).await?;
+        plan.known = profile.map(|profile| Box::new(forecast::forecast(&profile, &spec.options, largest, Timestamp::now())));
+    }
+    let unknown = server && plan.known.is_none();
     let _ = events.send(Event::Plan(plan)).await;
+    if unknown {
+        let text = format!("nothing is known of this server yet; `fileferry rehearse {}` finds out", open::parse(&spec.destination)?);
+        let _ = events.send(Event::Note(text)).await;
+    }
     let mut summary = blank_summary(None, TransferState::Pending);
     summary.files = files;
     summary.failed = failed;

@@ -16,6 +16,7 @@ mod outlook;
 mod process;
 pub mod rclone;
 mod rehearse;
+mod scratch;
 pub mod secret;
 mod select;
 mod sweep;
@@ -103,6 +104,11 @@ impl Place {
     /// The state file; made at the first call.
     pub(crate) async fn store(&self) -> Result<Store, Failure> {
         Ok(Store::open(self.state.join("fileferry.db")).await?)
+    }
+
+    /// For commands that leave no trace: nothing is made.
+    pub(crate) async fn store_if_any(&self) -> Result<Option<Store>, Failure> {
+        if self.state.join("fileferry.db").is_file() { self.store().await.map(Some) } else { Ok(None) }
     }
 }
 

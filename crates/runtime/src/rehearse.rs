@@ -14,6 +14,7 @@ use transfer::rehearse::{Ground, Step};
 use transfer::{Connection, ErrorKind};
 
 use crate::open::{self, DestinationSide, Login};
+use crate::scratch::{self, Rehearsals};
 use crate::{Control, Failure, Place};
 
 /// What is asked of a rehearsal, besides the destination.
@@ -59,10 +60,26 @@ pub async fn rehearse(
     let connection = first_connection(&store, &side, spec.options.retry_auth, &control).await?;
     let by = if wish.depth == Depth::Rehearse { Observer::Rehearse } else { Observer::Probe };
     let profile = Profile::new(side.key.clone(), by, Timestamp::now());
-    let names = (spec.options.temp_name.clone(), app::transfers::new_id()?);
+    let id = app::transfers::new_id()?;
+    let writes = wish.depth != Depth::Look;
+    let earlier = if writes { Rehearsals::on_record(&store, &side.key, &directory).await? } else { Rehearsals::default() };
+    let lease = if writes { Some(scratch::begin(&store, &id, &side.key, &directory).await?) } else { None };
+    let names = (spec.options.temp_name.clone(), id);
     let patience = spec.options.stall_timeout;
     let mut ground = Ground::new(side.connector.clone(), connection, directory.clone(), names, profile, wish.depth, patience);
 
+    if writes {
+        let removed = tokio::select! {
+            biased;
+            () = control.stop.cancelled() => Ok(0),
+            removed = clear_earlier(&mut ground, &store, &earlier) => removed,
+        };
+        match removed {
+            Ok(0) => {}
+            Ok(count) => note(format!("removed {count} scratch file(s) that an earlier rehearsal left")).await,
+            Err(failure) => tracing::debug!(error = %failure.message, "could not clear up after an earlier rehearsal"),
+        }
+    }
     let mut ended = None;
     for step in Step::of(wish.depth) {
         if wish.depth == Depth::Rehearse {
@@ -89,6 +106,9 @@ pub async fn rehearse(
     }
     ground.clear().await;
     let found = ground.profile().clone();
+    if let Some(lease) = lease.filter(|_| found.left_behind.is_empty()) {
+        scratch::end(&store, &lease).await?;
+    }
     if let Some(failure) = ended {
         for path in &found.left_behind {
             note(format!("left behind, because it could not be removed: {path}")).await;
@@ -99,6 +119,15 @@ pub async fn rehearse(
     let sender = sender(&side, &spec.server, &profile, &directory, place).await;
     let letter = letter(&profile, &side.endpoint, &sender);
     Ok(Rehearsed { profile, drift, letter })
+}
+
+/// Removes what killed rehearsals left; then nobody needs to know of them any more.
+async fn clear_earlier(ground: &mut Ground, store: &store::Store, earlier: &Rehearsals) -> Result<u32, Failure> {
+    let removed = ground.clear_earlier(&earlier.gone_ids(), &earlier.alive).await?;
+    for lease in &earlier.gone {
+        scratch::end(store, lease).await?;
+    }
+    Ok(removed)
 }
 
 fn cancelled() -> Failure {

@@ -20,6 +20,11 @@ const FAR: Duration = Duration::from_millis(10);
 /// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
 const NEAR_CONNECTIONS: usize = 2;
 const FAR_CONNECTIONS: usize = 4;
+/// How many connections a copy begins with, unless it was told.
+pub fn usual_connections(round_trip: Duration) -> usize {
+    if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS }
+}
+
 /// Where a connection serves one file at a time, their number doubles while that brings at least so much more…
 const WORTH_IT: f64 = 1.15;
 /// …judged after so long, and at least so many round trips.
@@ -380,7 +385,7 @@ impl Pool {
                 let connection: Arc<dyn Connection> = Arc::from(connection);
                 if !state.proven {
                     let round_trip = connection.identity().round_trip;
-                    let usual = if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
+                    let usual = usual_connections(round_trip);
                     state.target = self.wanted.unwrap_or(usual);
                     state.limit = state.target;
                     if connection.capabilities().multiplex == 1 {

@@ -5,24 +5,18 @@ use std::sync::{Arc, Mutex};
 
 use testkit::s3::{Content, Fault, Operation as Asked, S3Error};
 use testkit::sftp::{Operation, SftpServer, Verdict};
-use testkit::sshd::{Sshd, SshdOptions};
+use testkit::sshd::SshdOptions;
 
 use super::shop::*;
+use super::sites::*;
 use super::*;
-
-fn openssh(server: &Sshd) -> Partner {
-    Partner {
-        url: format!("sftp://{}@{}{}/", server.user(), server.address(), text(server.directory())),
-        flags: vec!["--identity".into(), text(&server.client_key()).into(), "--host-key".into(), server.host_key_fingerprint()],
-    }
-}
 
 fn told(ran: &Ran, kind: &str) -> Vec<serde_json::Value> {
     ran.objects().into_iter().filter(|line| line["type"] == kind).collect()
 }
 
 /// `sha256sum -c` and its like, in the partner's directory.
-fn checks(tool: &str, list: &str, directory: &Path) -> bool {
+pub fn checks(tool: &str, list: &str, directory: &Path) -> bool {
     Command::new(tool).args(["--strict", "--quiet", "-c", list]).current_dir(directory).status().unwrap().success()
 }
 
@@ -45,19 +39,25 @@ const ALL: &[&str] = &[
 // last of all; manifest and done file are published only when every file is delivered."
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_manifest_and_done_file_are_as_the_partners_tools_read_them() {
-    let (shop, server) = (shop().await, Sshd::start(SshdOptions::default()).await.unwrap());
-    let partner = openssh(&server);
+    let Some(site) = openssh(SshdOptions::default()).await else { return };
+    everything_is_as_the_partners_tools_read_it(&site).await;
+}
+
+/// A prefix with all that can go with files, to an empty directory, and once more.
+pub async fn everything_is_as_the_partners_tools_read_it(site: &Site) {
+    let shop = shop().await;
+    let arguments = [&["copy", "s3://b/p/", &site.url][..], ALL].concat();
     shop.bucket.put("p/a.csv", "one");
     shop.bucket.put("p/d/b \\ c.csv", "two");
     shop.bucket.put("p/large", Content::generated(1, 6 << 20));
     shop.home.write("letter", r#"{"file": "{name}", "bytes": {size}, "sha256": "{sha256}", "md5": "{md5}", "of": "{key}"}"#);
-    let ran = shop.run(&partner.arguments("s3://b/p/", ALL));
+    let ran = site.run(&shop, &arguments);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    let there = files_below(server.directory());
+    let there = files_below(&site.disk);
     assert_eq!(there.len(), 3 * 5 + 2, "{:?}", there.keys());
-    assert!(checks("sha256sum", "MANIFEST", server.directory()));
-    assert!(checks("sha256sum", "large.sha256", server.directory()) && checks("md5sum", "a.csv.md5", server.directory()));
-    assert!(checks("sha256sum", "b \\ c.csv.sha256", &server.directory().join("d")));
+    assert!(checks("sha256sum", "MANIFEST", &site.disk));
+    assert!(checks("sha256sum", "large.sha256", &site.disk) && checks("md5sum", "a.csv.md5", &site.disk));
+    assert!(checks("sha256sum", "b \\ c.csv.sha256", &site.disk.join("d")));
     assert_eq!((there[&b"DONE"[..]].len(), there[&b"a.csv.ok"[..]].len()), (0, 0));
     let letter: serde_json::Value = serde_json::from_slice(&there[&b"a.csv.json"[..]]).unwrap();
     assert_eq!((letter["file"].as_str(), letter["bytes"].as_u64(), letter["of"].as_str()), (Some("a.csv"), Some(3), Some("p/a.csv")));
@@ -73,14 +73,14 @@ async fn sidecars_manifest_and_done_file_are_as_the_partners_tools_read_them() {
     assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
 
     // Nothing of it is done twice.
-    let again = shop.run(&partner.arguments("s3://b/p/", ALL));
+    let again = site.run(&shop, &arguments);
     assert_eq!(again.code, 0, "{}{}", again.out, again.err);
     let summary = again.summary();
     assert_eq!(
         (summary["bytes_sent"].as_u64(), told(&again, "companion").iter().filter(|l| l["status"] != "unchanged").count()),
         (Some(0), 0)
     );
-    assert!(files_below(server.directory()) == there);
+    assert!(files_below(&site.disk) == there);
 }
 
 /// Kills the program when the server is asked for this, once.

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod contract;
+mod contract_on_ftp;
 mod from_rclone;
 mod ftps;
 mod graceful;
@@ -10,10 +11,12 @@ mod promises;
 mod receipts;
 mod rehearse;
 mod rehearse_hostile;
+mod rehearse_killed;
 mod resources;
 mod roads;
 mod semantics;
 mod shop;
+mod sites;
 mod sources;
 mod usage;
 mod watch;

@@ -1,76 +1,17 @@
 //! `rehearse`, then `copy` with no flag but trust and credential, on every real server; and what the profile is good for.
 
-use std::any::Any;
-
 use serde_json::Value;
-use testkit::ftp::{FtpProgram, FtpSecurity, FtpServer, FtpServerOptions};
+use testkit::ftp::{FtpProgram, FtpServerOptions};
 use testkit::s3::Content;
-use testkit::sshd::{Sshd, SshdOptions};
+use testkit::sshd::SshdOptions;
 
 use super::shop::*;
+use super::sites::*;
 use super::*;
 
 const LARGE: u64 = 30 << 20;
 
-/// A partner's server, and nothing but what is needed to trust it and to log in.
-pub struct Site {
-    name: String,
-    url: String,
-    trust: Vec<String>,
-    password: String,
-    disk: PathBuf,
-    _server: Box<dyn Any>,
-}
-
-fn or_skip<T, E: std::fmt::Display>(started: Result<T, E>) -> Option<T> {
-    started
-        .map_err(|error| {
-            let text = format!("{error:#}");
-            let may_skip = std::env::var("FILEFERRY_TESTS_MAY_SKIP").is_ok_and(|value| value == "1");
-            assert!(may_skip && text.contains("make setup"), "{text}");
-            println!("skipped: {text}");
-        })
-        .ok()
-}
-
-async fn openssh(options: SshdOptions) -> Option<Site> {
-    let server = or_skip(Sshd::start(options).await)?;
-    let url = format!("sftp://{}@{}{}/", server.user(), server.address(), text(server.directory()));
-    let trust = ["--identity".into(), text(&server.client_key()).to_owned(), "--host-key".into(), server.host_key_fingerprint()].to_vec();
-    let disk = server.directory().to_owned();
-    Some(Site { name: "OpenSSH".into(), url, trust, password: "unused".into(), disk, _server: Box::new(server) })
-}
-
-async fn ftp(program: FtpProgram, options: FtpServerOptions) -> Option<Site> {
-    if program == FtpProgram::PureFtpd && !rustix::process::geteuid().is_root() {
-        println!("skipped: Pure-FTPd serves only when root runs the tests");
-        return None;
-    }
-    let name = format!("{} {options:?}", program.name());
-    let server = or_skip(FtpServer::start(program, options).await)?;
-    let scheme = match server.options().security {
-        FtpSecurity::Clear => "ftp",
-        FtpSecurity::Explicit { .. } => "ftpes",
-        FtpSecurity::Implicit => "ftps",
-    };
-    let directory = server.directory().trim_end_matches('/');
-    let url = format!("{scheme}://{}@{}{directory}/", server.user(), server.address());
-    let mut trust = vec!["--password-from".to_owned(), "env:SECRET".to_owned()];
-    if server.options().tls() {
-        trust.extend(["--ca-file".to_owned(), text(&server.certificates().authority_file()).to_owned()]);
-    }
-    let (password, disk) = (server.password().to_owned(), server.root().to_owned());
-    Some(Site { name, url, trust, password, disk, _server: Box::new(server) })
-}
-
 impl Site {
-    fn run(&self, shop: &Shop, arguments: &[&str]) -> Ran {
-        let trust: Vec<&str> = self.trust.iter().map(String::as_str).collect();
-        let mut command = shop.command(&[arguments, &trust].concat());
-        command.env("SECRET", &self.password);
-        ended(shop.start(command))
-    }
-
     /// The profile that a rehearsal finds; nothing may be left behind.
     fn rehearse(&self, shop: &Shop) -> Value {
         let ran = self.run(shop, &["rehearse", &self.url]);
@@ -109,14 +50,6 @@ fn verdict(profile: &Value) -> (&str, &str, &str) {
 
 fn known<'a>(profile: &'a Value, ability: &str) -> &'a str {
     profile["facts"][ability]["known"].as_str().unwrap_or("nothing")
-}
-
-fn explicit() -> FtpServerOptions {
-    FtpServerOptions { security: FtpSecurity::Explicit { required: true }, ..FtpServerOptions::default() }
-}
-
-fn implicit() -> FtpServerOptions {
-    FtpServerOptions { security: FtpSecurity::Implicit, ..FtpServerOptions::default() }
 }
 
 // SEMANTICS S42: "`rehearse` and `probe` say which directory they write scratch files into before they do, and remove them
@@ -268,6 +201,31 @@ async fn a_probe_writes_little_and_read_only_writes_nothing() {
     assert!(files_below(&site.disk).is_empty());
     let missing = site.run(&shop, &["probe", &site.url, "--dir", "no-such-directory"]);
     assert_eq!(missing.code, 3, "{}", missing.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_is_known_of_the_server() {
+    let Some(site) = ftp(FtpProgram::Proftpd, FtpServerOptions::default()).await else { return };
+    let shop = shop().await;
+    shop.bucket.put("p/a", "a");
+    let dry_run = ["copy", "s3://b/p/", &site.url, "--dry-run"];
+    let ran = site.run(&shop, &dry_run);
+    assert!(
+        ran.code == 0 && ran.err.contains(&format!("nothing is known of this server yet; `fileferry rehearse {}`", site.url)),
+        "{}",
+        ran.err
+    );
+    assert!(ran.objects()[0]["known"].is_null() && !shop.home.state().join("fileferry.db").exists(), "{}", ran.out);
+    site.rehearse(&shop);
+    let ran = site.run(&shop, &dry_run);
+    let known = &ran.objects()[0]["known"];
+    assert_eq!((&known["resumes"], &known["atomic_replace"], &known["by"]), (&"no".into(), &"no".into(), &"rehearse".into()), "{known}");
+    assert_eq!((&known["proof"], &known["connections"]), (&"server-hash".into(), &2.into()), "{known}");
+    assert!(ran.err.contains(": resumes: no · atomic replace: no · proof of the largest file: server-hash"), "{}", ran.err);
+    assert!(ran.err.contains("would start over") && ran.err.contains("AllowStoreRestart on"), "{}", ran.err);
+    let insisting = site.run(&shop, &[&dry_run[..], &["--connections", "1", "--verify", "read-back"]].concat());
+    let known = &insisting.objects()[0]["known"];
+    assert_eq!((&known["proof"], &known["connections"]), (&"read-back".into(), &1.into()), "{known}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

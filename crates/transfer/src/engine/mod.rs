@@ -116,24 +116,13 @@ pub(crate) struct Inner {
     interrupted: AtomicBool,
 }
 
-impl Engine {
-    pub fn new(setup: Setup) -> Self {
-        Self::knowing(setup, Known::default())
-    }
-
-    /// With what an earlier look at the server has shown.
-    pub fn knowing(setup: Setup, known: Known) -> Self {
-        let tuning = &setup.tuning;
-        let budget = Budget::new(tuning.budget);
-        // On each lane one range is being written and one proved, while two more are on their way.
-        let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
-        let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
-        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections, tuning.lanes);
-        pool.expect_logins(known.logins);
-        let inner = Inner {
+impl Inner {
+    /// A run at its beginning: what is known to be refused is not tried, everything else is open.
+    fn new(setup: Setup, known: Known, pool: Arc<Pool>, budget: Budget, limiter: Arc<Limiter>, range_size: u64) -> Self {
+        Self {
             pool,
             budget,
-            limiter: Arc::new(Limiter::new(tuning.bandwidth.clone())),
+            limiter,
             directories: Directories::new(setup.root.clone()),
             range_size,
             offsets: Mutex::new(known.refused.contains(&Ability::OffsetWrites).then_some(false)),
@@ -148,31 +137,32 @@ impl Engine {
             halt: setup.stop.child_token(),
             interrupted: AtomicBool::new(false),
             setup,
-        };
-        Self { inner: Arc::new(inner) }
+        }
+    }
+}
+
+impl Engine {
+    pub fn new(setup: Setup) -> Self {
+        Self::knowing(setup, Known::default())
+    }
+
+    /// With what an earlier look at the server has shown.
+    pub fn knowing(setup: Setup, known: Known) -> Self {
+        let tuning = &setup.tuning;
+        let budget = Budget::new(tuning.budget);
+        // On each lane one range is being written and one proved, while two more are on their way.
+        let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
+        let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
+        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections, tuning.lanes);
+        pool.expect_logins(known.logins);
+        let limiter = Arc::new(Limiter::new(tuning.bandwidth.clone()));
+        Self { inner: Arc::new(Inner::new(setup, known, pool, budget, limiter, range_size)) }
     }
 
     /// A second engine over the same connections and the same memory, for what goes with the files. Its connector is not used.
     pub fn beside(&self, setup: Setup) -> Self {
-        let inner = Inner {
-            pool: self.inner.pool.clone(),
-            budget: self.inner.budget.clone(),
-            limiter: self.inner.limiter.clone(),
-            directories: Directories::new(setup.root.clone()),
-            range_size: self.inner.range_size,
-            offsets: Mutex::new(None),
-            continues: Mutex::new(None),
-            known: Known::default(),
-            learned: Mutex::default(),
-            changed: Mutex::default(),
-            doubt: Mutex::new(Doubt::Nothing),
-            learning: tokio::sync::Mutex::default(),
-            reads_refused: AtomicBool::new(false),
-            halted: Mutex::new(None),
-            halt: setup.stop.child_token(),
-            interrupted: AtomicBool::new(false),
-            setup,
-        };
+        let Inner { pool, budget, limiter, range_size, .. } = &*self.inner;
+        let inner = Inner::new(setup, Known::default(), pool.clone(), budget.clone(), limiter.clone(), *range_size);
         Self { inner: Arc::new(inner) }
     }
 

@@ -332,7 +332,8 @@ impl Ground {
         let connection = self.connected().await?;
         let (path, _) = self.main()?;
         if connection.capabilities().set_times {
-            let wanted = jiff::Timestamp::from_second(981_173_106).expect("a second of 2001");
+            // Not so old that it could be taken for something forgotten.
+            let wanted = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() - 3601).expect("an hour ago");
             match heard(connection.set_attributes(&path, Some(wanted), None).await)? {
                 Err(why) => self.note(Ability::SetTimes, false, &why),
                 Ok(()) => match heard(connection.stat(&path).await)? {

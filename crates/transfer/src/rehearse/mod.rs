@@ -1,6 +1,7 @@
 //! Trying a server out with scratch files: what it can do, what it refuses, what it changes in silence. Each step is a few
 //! requests within a bounded time and notes facts in a profile; in which order, and when to stop, is for the caller.
 
+mod earlier;
 mod files;
 mod names;
 mod renames;

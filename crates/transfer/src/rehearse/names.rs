@@ -1,25 +1,18 @@
 //! The step on names that servers are known to change in silence: each is used, and looked for in the listing.
 
-use model::{Ability, MAX_NAME_BYTES, RemotePath, Tried};
+use model::{Ability, MAX_NAME_BYTES, RemotePath, SCRATCH_ENDINGS, Tried};
 
 use super::{Ground, heard};
 use crate::{OpenMode, Result};
 
 /// Names of a directory that are looked through.
-const MOST_NAMES: usize = 100_000;
+pub(super) const MOST_NAMES: usize = 100_000;
 
 impl Ground {
     pub(super) async fn names(&mut self) -> Result<()> {
-        // One name that is Unicode in both its forms: whatever a server normalises to, it changes.
-        let kinds = [
-            (Ability::KeepsCase, ".Case"),
-            (Ability::KeepsSpaces, ".space "),
-            (Ability::KeepsDots, ".dot."),
-            (Ability::KeepsUnicode, ".e\u{301}\u{e9}"),
-            (Ability::LongNames, ".long"),
-        ];
+        let kinds = [Ability::KeepsCase, Ability::KeepsSpaces, Ability::KeepsDots, Ability::KeepsUnicode, Ability::LongNames];
         let mut made: Vec<(Ability, RemotePath, String)> = Vec::new();
-        for (ability, ending) in kinds {
+        for (ability, ending) in kinds.into_iter().zip(SCRATCH_ENDINGS) {
             let stem = self.scratch.unused()?;
             let fill = if ability == Ability::LongNames { MAX_NAME_BYTES - stem.name().len() - ending.len() } else { 0 };
             let path = stem.sibling(&format!("{}{ending}{}", stem.name(), "x".repeat(fill)))?;

@@ -1,7 +1,7 @@
 //! Scratch files: their names, remembered before they are made, and content that no server can guess or squeeze.
 
 use bytes::Bytes;
-use model::{FileNumber, RemotePath, TempName, TransferId};
+use model::{RemotePath, TempName, TransferId};
 
 use crate::Result;
 
@@ -16,10 +16,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// The names of copies, without the directory that some templates put them in: it may not be there.
     pub fn new(directory: RemotePath, template: TempName, unique: TransferId) -> Self {
-        let last = template.as_str().rsplit('/').next().unwrap_or_default();
-        let template = TempName::parse(last).unwrap_or_default();
         Self { directory, template, unique, next: 1, there: Vec::new() }
     }
 
@@ -38,9 +35,13 @@ impl Scratch {
 
     /// A name that nobody has used, to make others of.
     pub fn unused(&mut self) -> Result<RemotePath> {
-        let number = FileNumber(self.next);
         self.next += 1;
-        Ok(self.template.path(&self.directory.join("x")?, &self.unique, 1, number, 1, 1)?)
+        Ok(self.template.scratch(&self.directory, &self.unique, self.next - 1)?)
+    }
+
+    /// The rehearsal that a name of this directory belongs to, if it is one of a scratch file.
+    pub fn whose(&self, name: &str) -> Option<String> {
+        self.template.scratch_of(name)
     }
 
     /// A name that is ours too, although it was made differently.
@@ -99,7 +100,7 @@ mod tests {
         let directory = RemotePath::root().join("in").unwrap();
         let mut scratch = Scratch::new(directory, TempName::default(), TransferId::from_random([7; 10]));
         let (a, b) = (scratch.fresh().unwrap(), scratch.fresh_directory().unwrap());
-        assert!(a != b && TempName::default().read(a.name()).is_some());
+        assert!(a != b && scratch.whose(a.name()).is_some() && scratch.whose("a.csv").is_none());
         assert!(scratch.is_directory(&b) && !scratch.is_directory(&a));
         scratch.adopt(a.clone());
         scratch.removed(&a);

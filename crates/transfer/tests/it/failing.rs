@@ -5,12 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use model::{Algorithm, Digest, Endpoint, RemotePath};
-use transfer::{
-    Capabilities, Connection, Connector, CreateOptions, Entry, Error, ErrorKind, Metadata, RenameMode, Result, ServerIdentity, Subject,
-    Writer,
-};
+use model::Endpoint;
+use transfer::{Connection, Connector, Error, ErrorKind, Result, Subject};
+
+use crate::tapped::{Tap, Tapped};
 
 /// What happens to the operation with the number of the break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +106,7 @@ impl Connector for Failing {
     async fn connect(&self) -> Result<Box<dyn Connection>> {
         let link = Arc::new(Link { shared: self.shared.clone(), dead: AtomicBool::new(false) });
         let inner = link.call("connect", self.inner.connect()).await?;
-        Ok(Box::new(FailingConnection { inner, link }))
+        Ok(Box::new(Tapped::new(inner, link)))
     }
 }
 
@@ -118,8 +116,11 @@ struct Link {
     dead: AtomicBool,
 }
 
-impl Link {
-    async fn call<T>(&self, name: &'static str, operation: impl Future<Output = Result<T>>) -> Result<T> {
+impl Tap for Link {
+    // Nothing to break where there is nothing to end.
+    const EVERY_FINISH: bool = false;
+
+    async fn call<T: Send>(&self, name: &'static str, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let error = |kind| Error::new(kind, name, Subject::Nothing).because("a test broke it");
         if self.dead.load(SeqCst) {
             return Err(error(ErrorKind::NetworkReset).on_lost_connection());
@@ -143,123 +144,5 @@ impl Link {
             }
             _ => Err(error(ErrorKind::DestProtocol)),
         }
-    }
-}
-
-#[derive(Debug)]
-struct FailingConnection {
-    inner: Box<dyn Connection>,
-    link: Arc<Link>,
-}
-
-impl FailingConnection {
-    fn writer(&self, inner: Box<dyn Writer>) -> Box<dyn Writer> {
-        let stream = self.inner.capabilities().is_stream();
-        Box::new(FailingWriter { inner, link: self.link.clone(), stream })
-    }
-}
-
-#[async_trait]
-impl Connection for FailingConnection {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn identity(&self) -> &ServerIdentity {
-        self.inner.identity()
-    }
-
-    async fn stat(&self, path: &RemotePath) -> Result<Option<Metadata>> {
-        self.link.call("stat", self.inner.stat(path)).await
-    }
-
-    async fn list(&self, path: &RemotePath, limit: usize) -> Result<Vec<Entry>> {
-        self.link.call("list", self.inner.list(path, limit)).await
-    }
-
-    async fn make_directory(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("make directory", self.inner.make_directory(path)).await
-    }
-
-    async fn remove_directory(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("remove directory", self.inner.remove_directory(path)).await
-    }
-
-    async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
-        Ok(self.writer(self.link.call("open", self.inner.open(path, options)).await?))
-    }
-
-    async fn open_read(&self, path: &RemotePath) -> Result<Box<dyn Writer>> {
-        Ok(self.writer(self.link.call("open to read", self.inner.open_read(path)).await?))
-    }
-
-    async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()> {
-        self.link.call("rename", self.inner.rename(from, to, mode)).await
-    }
-
-    async fn remove(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("remove", self.inner.remove(path)).await
-    }
-
-    async fn set_attributes(&self, path: &RemotePath, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
-        self.link.call("set attributes", self.inner.set_attributes(path, modified, permissions)).await
-    }
-
-    async fn hash(&self, path: &RemotePath, algorithm: Algorithm) -> Result<Option<Digest>> {
-        self.link.call("hash", self.inner.hash(path, algorithm)).await
-    }
-
-    async fn free_space(&self, path: &RemotePath) -> Result<Option<u64>> {
-        self.link.call("free space", self.inner.free_space(path)).await
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.link.call("ping", self.inner.ping()).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-#[derive(Debug)]
-struct FailingWriter {
-    inner: Box<dyn Writer>,
-    link: Arc<Link>,
-    stream: bool,
-}
-
-#[async_trait]
-impl Writer for FailingWriter {
-    async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.link.call("write", self.inner.write_at(offset, data)).await
-    }
-
-    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
-        self.link.call("read", self.inner.read_at(offset, length)).await
-    }
-
-    async fn size(&self) -> Result<u64> {
-        self.link.call("size", self.inner.size()).await
-    }
-
-    async fn sync(&self) -> Result<()> {
-        self.link.call("sync", self.inner.sync()).await
-    }
-
-    async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
-        self.link.call("set attributes", self.inner.set_attributes(modified, permissions)).await
-    }
-
-    async fn finish(&self) -> Result<()> {
-        // Nothing to break where there is nothing to end.
-        if !self.stream {
-            return self.inner.finish().await;
-        }
-        self.link.call("finish", self.inner.finish()).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.link.call("close", self.inner.close()).await
     }
 }

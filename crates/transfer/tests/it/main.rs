@@ -22,3 +22,4 @@ mod sent_again;
 mod servers;
 mod sftp;
 mod streams;
+mod tapped;

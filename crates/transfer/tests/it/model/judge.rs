@@ -7,7 +7,7 @@ use transfer::port::{Delivery, Finished};
 use transfer::{Capabilities, ErrorKind};
 
 use super::script::Script;
-use super::world::{Asked, KEYS, World, final_name};
+use super::world::{Asked, KEYS, Truth, World, final_name};
 use crate::harness::{Ferry, Kept};
 
 pub struct Judge<'a> {
@@ -82,14 +82,14 @@ impl Judge<'_> {
             FileState::Skipped | FileState::Unchanged
                 if asked.policy == if finished.state == FileState::Skipped { IfExists::Skip } else { IfExists::Update } =>
             {
-                self.seen(standing.is_some() || truth.taken.contains(key) || (truth.vague.contains(key) && !run.eventless))
+                self.seen(others(&truth, key) || (truth.vague.contains(key) && !run.eventless))
             }
             state => Err(format!("ended as {state:?}, which was not asked for")),
         }
     }
 
     fn seen(&self, something: bool) -> Result<(), String> {
-        if something { Ok(()) } else { Err("left alone, and nothing stood there".to_owned()) }
+        if something { Ok(()) } else { Err("left alone, and nobody else's file stood there".to_owned()) }
     }
 
     fn delivery(&self, run: &Run<'_>, whole: &[u8], delivery: &Delivery) -> Result<(), String> {
@@ -127,7 +127,7 @@ impl Judge<'_> {
     /// The classes that what happened explains.
     fn may_fail(&self, run: &Run<'_>, asked: &Asked, key: &'static str, kind: ErrorKind) -> bool {
         let truth = self.world.truth.lock().unwrap();
-        let stands = truth.standing.contains_key(key) || truth.vague.contains(key) || truth.taken.contains(key);
+        let stands = others(&truth, key) || truth.vague.contains(key);
         match kind {
             ErrorKind::DestExists => match asked.policy {
                 IfExists::Fail => stands,
@@ -177,4 +177,10 @@ impl Judge<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a file that is not of this transfer has stood there. Its own is never in its way: whoever publishes it and dies
+/// has left the intent, and a temporary file that is gone was renamed.
+fn others(truth: &Truth, key: &str) -> bool {
+    truth.before.contains(key) || truth.put.contains(key)
 }

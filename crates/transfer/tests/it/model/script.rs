@@ -8,15 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{Algorithm, Digest, Endpoint, ObjectKey, RemotePath};
+use model::{Endpoint, ObjectKey};
 use tokio_util::sync::CancellationToken;
-use transfer::{
-    Capabilities, Connection, Connector, CreateOptions, Entry, Error, ErrorKind, ListingOptions, Metadata, Pages, Pin, RenameMode, Result,
-    ServerIdentity, Source, Subject, Writer,
-};
+use transfer::{Connection, Connector, Error, ErrorKind, ListingOptions, Pages, Pin, Result, Source, Subject};
 
 use super::world::{Act, World};
 use crate::failing::Break;
+use crate::tapped::{Tap, Tapped};
 
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -181,7 +179,7 @@ impl Connector for ScriptedConnector {
     async fn connect(&self) -> Result<Box<dyn Connection>> {
         let link = Arc::new(Link { script: self.script.clone(), dead: AtomicBool::new(false) });
         let inner = link.call("connect", self.inner.connect()).await?;
-        Ok(Box::new(ScriptedConnection { inner, link }))
+        Ok(Box::new(Tapped::new(inner, link)))
     }
 }
 
@@ -191,133 +189,21 @@ struct Link {
     dead: AtomicBool,
 }
 
-impl Link {
-    async fn call<T>(&self, name: &'static str, operation: impl Future<Output = Result<T>>) -> Result<T> {
+impl Tap for Link {
+    const EVERY_FINISH: bool = true;
+
+    async fn call<T: Send>(&self, name: &'static str, operation: impl Future<Output = Result<T>> + Send) -> Result<T> {
         self.script.call(name, Some(&self.dead), operation).await
     }
-}
 
-#[derive(Debug)]
-struct ScriptedConnection {
-    inner: Box<dyn Connection>,
-    link: Arc<Link>,
-}
-
-impl ScriptedConnection {
-    fn writer(&self, inner: Box<dyn Writer>, path: &RemotePath) -> Box<dyn Writer> {
-        Box::new(ScriptedWriter { inner, link: self.link.clone(), name: path.name().to_owned() })
-    }
-}
-
-#[async_trait]
-impl Connection for ScriptedConnection {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn identity(&self) -> &ServerIdentity {
-        self.inner.identity()
-    }
-
-    async fn stat(&self, path: &RemotePath) -> Result<Option<Metadata>> {
-        self.link.call("stat", self.inner.stat(path)).await
-    }
-
-    async fn list(&self, path: &RemotePath, limit: usize) -> Result<Vec<Entry>> {
-        self.link.call("list", self.inner.list(path, limit)).await
-    }
-
-    async fn make_directory(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("make directory", self.inner.make_directory(path)).await
-    }
-
-    async fn remove_directory(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("remove directory", self.inner.remove_directory(path)).await
-    }
-
-    async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
-        Ok(self.writer(self.link.call("open", self.inner.open(path, options)).await?, path))
-    }
-
-    async fn open_read(&self, path: &RemotePath) -> Result<Box<dyn Writer>> {
-        Ok(self.writer(self.link.call("open to read", self.inner.open_read(path)).await?, path))
-    }
-
-    async fn rename(&self, from: &RemotePath, to: &RemotePath, mode: RenameMode) -> Result<()> {
-        self.link.call("rename", self.inner.rename(from, to, mode)).await
-    }
-
-    async fn remove(&self, path: &RemotePath) -> Result<()> {
-        self.link.call("remove", self.inner.remove(path)).await
-    }
-
-    async fn set_attributes(&self, path: &RemotePath, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
-        self.link.call("set attributes", self.inner.set_attributes(path, modified, permissions)).await
-    }
-
-    async fn hash(&self, path: &RemotePath, algorithm: Algorithm) -> Result<Option<Digest>> {
-        self.link.call("hash", self.inner.hash(path, algorithm)).await
-    }
-
-    async fn free_space(&self, path: &RemotePath) -> Result<Option<u64>> {
-        self.link.call("free space", self.inner.free_space(path)).await
-    }
-
-    async fn ping(&self) -> Result<()> {
-        self.link.call("ping", self.inner.ping()).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-#[derive(Debug)]
-struct ScriptedWriter {
-    inner: Box<dyn Writer>,
-    link: Arc<Link>,
-    name: String,
-}
-
-#[async_trait]
-impl Writer for ScriptedWriter {
-    async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        let script = &self.link.script;
-        let write = async {
-            let mut data = data;
-            if !data.is_empty() && script.flip.swap(false, SeqCst) {
-                let mut other = data.to_vec();
-                let at = other.len() / 3;
-                other[at] ^= 0x10;
-                data = Bytes::from(other);
-            }
-            *script.written.lock().unwrap().entry(self.name.clone()).or_default() += data.len() as u64;
-            self.inner.write_at(offset, data).await
-        };
-        self.link.call("write", write).await
-    }
-
-    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
-        self.link.call("read", self.inner.read_at(offset, length)).await
-    }
-
-    async fn size(&self) -> Result<u64> {
-        self.link.call("size", self.inner.size()).await
-    }
-
-    async fn sync(&self) -> Result<()> {
-        self.link.call("sync", self.inner.sync()).await
-    }
-
-    async fn set_attributes(&self, modified: Option<jiff::Timestamp>, permissions: Option<u32>) -> Result<()> {
-        self.link.call("set attributes", self.inner.set_attributes(modified, permissions)).await
-    }
-
-    async fn finish(&self) -> Result<()> {
-        self.link.call("finish", self.inner.finish()).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.link.call("close", self.inner.close()).await
+    fn instead(&self, name: &str, mut data: Bytes) -> Bytes {
+        if !data.is_empty() && self.script.flip.swap(false, SeqCst) {
+            let mut other = data.to_vec();
+            let at = other.len() / 3;
+            other[at] ^= 0x10;
+            data = Bytes::from(other);
+        }
+        *self.script.written.lock().unwrap().entry(name.to_owned()).or_default() += data.len() as u64;
+        data
     }
 }

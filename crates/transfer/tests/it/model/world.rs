@@ -54,6 +54,8 @@ pub struct Asked {
 pub struct Truth {
     pub standing: BTreeMap<&'static str, Vec<u8>>,
     pub asked: Option<Asked>,
+    /// Where something stood when the transfer began: with what others put there since, all that may be in its way.
+    pub before: BTreeSet<&'static str>,
     /// Written in place: anything may stand there until the transfer ends.
     pub vague: BTreeSet<&'static str>,
     pub published: BTreeSet<&'static str>,
@@ -126,6 +128,7 @@ impl World {
         truth.put.clear();
         truth.source_changed.clear();
         truth.vague.clear();
+        truth.before = truth.standing.keys().copied().collect();
         let alike = |(key, whole): &(&&'static str, &Bytes)| truth.standing.get(**key).is_some_and(|there| there[..] == whole[..]);
         truth.alike = asked.wanted.iter().filter(alike).map(|(key, _)| *key).collect();
         if asked.publish == Publish::InPlace {
