@@ -7,5 +7,5 @@ pub mod queue;
 pub mod sqs;
 
 pub use error::{Error, Result, chain};
-pub use object_event::{Notice, NotUnderstood, Written};
+pub use object_event::{NotUnderstood, Notice, Written};
 pub use queue::{Message, Queue};

@@ -57,9 +57,8 @@ impl QueueAddress {
         let (arn, partition, service) = (parts.next()?, parts.next()?, parts.next()?);
         let (region, account, name) = (parts.next()?, parts.next()?, parts.next()?);
         let digits = !account.is_empty() && account.len() <= 20 && account.bytes().all(|b| b.is_ascii_digit());
-        (arn == "arn" && partition.starts_with("aws") && service == "sqs" && is_region(region) && digits && is_name(name)).then(|| {
-            Self::Name { name: name.to_owned(), region: Some(region.to_owned()), account: Some(account.to_owned()) }
-        })
+        (arn == "arn" && partition.starts_with("aws") && service == "sqs" && is_region(region) && digits && is_name(name))
+            .then(|| Self::Name { name: name.to_owned(), region: Some(region.to_owned()), account: Some(account.to_owned()) })
     }
 }
 
@@ -68,10 +67,7 @@ impl std::str::FromStr for QueueAddress {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let by_name = || is_name(text).then(|| Self::Name { name: text.to_owned(), region: None, account: None });
-        Self::of_url(text)
-            .or_else(|| Self::of_arn(text))
-            .or_else(by_name)
-            .ok_or_else(|| AddressError(text.chars().take(200).collect()))
+        Self::of_url(text).or_else(|| Self::of_arn(text)).or_else(by_name).ok_or_else(|| AddressError(text.chars().take(200).collect()))
     }
 }
 
@@ -98,7 +94,9 @@ fn is_region(text: &str) -> bool {
 
 fn is_name(text: &str) -> bool {
     let plain = text.strip_suffix(".fifo").unwrap_or(text);
-    (1..=LONGEST_NAME).contains(&text.len()) && !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=LONGEST_NAME).contains(&text.len())
+        && !plain.is_empty()
+        && plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]
@@ -135,7 +133,9 @@ mod tests {
         assert_eq!(read("arn:aws:sqs:us-east-1:123456789012:q").unwrap(), named("q", Some("us-east-1"), Some("123456789012")));
         assert_eq!(read("outbound_1.fifo").unwrap(), named("outbound_1.fifo", None, None));
         let long = "x".repeat(81);
-        for bad in ["", "a b", ".fifo", "q/", "https://", "https://host", "https://host/", "ftp://h/q", "arn:aws:s3:::b", "https://u@h/q", &long] {
+        for bad in
+            ["", "a b", ".fifo", "q/", "https://", "https://host", "https://host/", "ftp://h/q", "arn:aws:s3:::b", "https://u@h/q", &long]
+        {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -139,7 +139,11 @@ impl Queue for SqsQueue {
         let operation = "delete messages of";
         let (client, url) = self.session(operation).await?;
         let entry = |(index, receipt): (usize, &String)| {
-            DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt).build().expect("id and receipt are given")
+            DeleteMessageBatchRequestEntry::builder()
+                .id(index.to_string())
+                .receipt_handle(receipt)
+                .build()
+                .expect("id and receipt are given")
         };
         let entries = receipts.iter().take(BATCH).enumerate().map(entry).collect();
         match client.delete_message_batch().queue_url(url).set_entries(Some(entries)).send().await {
