@@ -8,8 +8,6 @@ use integrations::queue::LONGEST_HIDDEN;
 use integrations::{Message, Written};
 use model::ObjectKey;
 
-/// A message is hidden from others for this long, and again before that is over. A process that dies gives its messages back so.
-pub const HIDDEN: Duration = Duration::from_secs(5 * 60);
 /// Messages held at once, and objects that they name; more stay in the queue.
 const MOST_LETTERS: usize = 1_000;
 const MOST_OBJECTS: usize = 10_000;
@@ -39,8 +37,10 @@ impl Item {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Letters {
+    /// How long a message is hidden from others at a time.
+    hidden: Duration,
     letters: HashMap<String, Letter>,
     items: HashMap<Written, Item>,
     arrivals: u64,
@@ -48,10 +48,14 @@ pub struct Letters {
 }
 
 impl Letters {
+    pub fn new(hidden: Duration) -> Self {
+        Self { hidden, letters: HashMap::new(), items: HashMap::new(), arrivals: 0, finished: Vec::new() }
+    }
+
     /// A message that is held already was shown to us once more: from now on its newer receipt counts.
     pub fn take(&mut self, message: Message, written: Vec<Written>, now: Instant) {
         if let Some(held) = self.letters.get_mut(&message.id) {
-            (held.receipt, held.received, held.hidden_until) = (message.receipt, now, now + HIDDEN);
+            (held.receipt, held.received, held.hidden_until) = (message.receipt, now, now + self.hidden);
             return;
         }
         let mut open = 0;
@@ -67,7 +71,7 @@ impl Letters {
         if open == 0 {
             self.finished.push(message.receipt);
         } else {
-            let letter = Letter { receipt: message.receipt, received: now, hidden_until: now + HIDDEN, open };
+            let letter = Letter { receipt: message.receipt, received: now, hidden_until: now + self.hidden, open };
             self.letters.insert(message.id, letter);
         }
     }
@@ -138,13 +142,13 @@ impl Letters {
 
     /// Receipts that must be hidden again soon.
     pub fn to_hide(&self, now: Instant) -> Vec<String> {
-        let soon = |letter: &&Letter| letter.hidden_until < now + HIDDEN / 2;
+        let soon = |letter: &&Letter| letter.hidden_until < now + self.hidden / 2;
         self.letters.values().filter(soon).map(|letter| letter.receipt.clone()).collect()
     }
 
     pub fn hidden(&mut self, receipts: &[String], now: Instant) {
         for letter in self.letters.values_mut().filter(|letter| receipts.contains(&letter.receipt)) {
-            letter.hidden_until = now + HIDDEN;
+            letter.hidden_until = now + self.hidden;
         }
     }
 
@@ -185,6 +189,8 @@ impl Letters {
 mod tests {
     use super::*;
 
+    const HIDDEN: Duration = Duration::from_secs(300);
+
     fn written(key: &str, version: &str, second: i64) -> Written {
         let at = jiff::Timestamp::from_second(second).ok();
         Written { bucket: "b".into(), key: ObjectKey::new(key).unwrap(), version: Some(version.into()), etag: None, at }
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_message_is_finished_when_all_that_it_names_is_settled() {
-        let (mut letters, now) = (Letters::default(), Instant::now());
+        let (mut letters, now) = (Letters::new(HIDDEN), Instant::now());
         let (one, two) = (written("a", "1", 1), written("b", "1", 1));
         letters.take(message("m", "r"), vec![one.clone(), two.clone(), one.clone()], now);
         letters.take(message("n", "s"), vec![one.clone()], now);
@@ -211,7 +217,7 @@ mod tests {
 
     #[test]
     fn of_one_key_the_oldest_version_goes_first_and_the_newest_after_a_failure() {
-        let (mut letters, now) = (Letters::default(), Instant::now());
+        let (mut letters, now) = (Letters::new(HIDDEN), Instant::now());
         let (old, new) = (written("a", "1", 1), written("a", "2", 2));
         letters.take(message("m", "r"), vec![new.clone()], now);
         letters.take(message("n", "s"), vec![old.clone()], now);
@@ -225,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_message_stays_hidden_while_it_is_held_and_its_newest_receipt_counts() {
-        let (mut letters, now) = (Letters::default(), Instant::now());
+        let (mut letters, now) = (Letters::new(HIDDEN), Instant::now());
         let one = written("a", "1", 1);
         letters.take(message("m", "r"), vec![one.clone()], now);
         assert!(letters.to_hide(now + HIDDEN / 3).is_empty());
@@ -240,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_only_rests_makes_room_and_nothing_is_held_for_longer_than_the_queue_allows() {
-        let (mut letters, now) = (Letters::default(), Instant::now());
+        let (mut letters, now) = (Letters::new(HIDDEN), Instant::now());
         for number in 0..MOST_LETTERS {
             letters.take(message(&format!("m{number}"), &format!("r{number}")), vec![written(&format!("k{number}"), "1", 1)], now);
         }

@@ -1,6 +1,8 @@
 //! The messages of a watch's queue: receives them while there is room, keeps them hidden while their objects are under way,
 //! deletes them when those are done with, and gives the rest back at the end.
 
+#[cfg(test)]
+mod inbox_tests;
 mod letters;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,13 +17,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use letters::{HIDDEN, Letters};
+use letters::Letters;
 
+/// A message is hidden from others for this long, and again before that is over. A process that dies gives its messages back so.
+const HIDDEN: Duration = Duration::from_secs(5 * 60);
 /// Between two requests after one failed: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// How often held messages are looked through for those that must be hidden again.
-const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// What giving messages back may take; what was not given back comes again by itself.
 const CLOSING: Duration = Duration::from_secs(10);
 /// Messages remembered as told or counted already.
@@ -34,7 +36,7 @@ pub struct Ours {
     pub prefix: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     letters: Letters,
     report: QueueReport,
@@ -45,7 +47,7 @@ struct State {
     paused: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     /// There is something to look at.
@@ -68,9 +70,18 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Nothing is received before `pause(false)`.
     pub fn open(queue: Arc<dyn Queue>, ours: Ours, events: mpsc::Sender<Event>) -> Self {
-        let (shared, stop, mut task) = (Arc::new(Shared::default()), CancellationToken::new(), JoinSet::new());
-        let postman = Postman { queue, ours, events, shared: shared.clone(), stop: stop.clone(), failures: 0, not_before: Instant::now() };
+        Self::hiding(HIDDEN, queue, ours, events)
+    }
+
+    fn hiding(hidden: Duration, queue: Arc<dyn Queue>, ours: Ours, events: mpsc::Sender<Event>) -> Self {
+        let (report, troubles, left, told) = Default::default();
+        let state = Mutex::new(State { letters: Letters::new(hidden), report, troubles, left, told, paused: true });
+        let shared = Arc::new(Shared { state, arrived: Notify::new(), work: Notify::new() });
+        let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
+        let (failures, not_before) = (0, Instant::now());
+        let postman = Postman { hidden, queue, ours, events, shared: shared.clone(), stop: stop.clone(), failures, not_before };
         task.spawn(postman.run());
         Self { shared, stop, task }
     }
@@ -131,6 +142,7 @@ impl Inbox {
 }
 
 struct Postman {
+    hidden: Duration,
     queue: Arc<dyn Queue>,
     ours: Ours,
     events: mpsc::Sender<Event>,
@@ -153,12 +165,13 @@ impl Postman {
                 !state.paused && state.letters.has_room()
             };
             if receiving.is_none() && wanted && Instant::now() >= self.not_before {
-                let queue = self.queue.clone();
-                receiving = Some(Box::pin(async move { queue.receive(LONGEST_WAIT, HIDDEN).await }));
+                let (queue, hidden) = (self.queue.clone(), self.hidden);
+                receiving = Some(Box::pin(async move { queue.receive(LONGEST_WAIT, hidden).await }));
             }
             let now = Instant::now();
-            let pause = self.not_before.saturating_duration_since(now).min(LOOK_EVERY);
-            let pause = if pause.is_zero() { LOOK_EVERY } else { pause };
+            // Often enough to hide again in time what is held.
+            let pause = Some(self.not_before.saturating_duration_since(now)).filter(|pause| !pause.is_zero());
+            let pause = pause.unwrap_or(self.hidden).min(self.hidden / 10);
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = self.shared.work.notified() => {}
@@ -196,7 +209,7 @@ impl Postman {
         }
         let soon = self.shared.state().letters.to_hide(Instant::now());
         for receipts in soon.chunks(BATCH) {
-            let hidden = self.queue.hide(receipts, HIDDEN).await;
+            let hidden = self.queue.hide(receipts, self.hidden).await;
             if self.said("hold", hidden).await.is_none() {
                 break;
             }
