@@ -26,6 +26,8 @@ use crate::{Control, CopyMode, Failure, Place, process};
 
 /// The longest pause while nothing can be done at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Objects of one round that events named; the next follows at once.
+const LOOKED_AT_IN_A_ROUND: usize = 1_000;
 
 #[derive(Debug, Clone)]
 pub struct WatchMode {
@@ -315,7 +317,9 @@ impl Watcher<'_> {
     }
 
     async fn look_at_named(&mut self) -> Result<Named, Failure> {
-        let wanted = self.inbox.as_ref().map(Inbox::due).unwrap_or_default();
+        let mut wanted = self.inbox.as_ref().map(Inbox::due).unwrap_or_default();
+        // A look at many takes long, and a stop waits for it.
+        wanted.truncate(LOOKED_AT_IN_A_ROUND);
         if wanted.is_empty() {
             return Ok(Named::default());
         }

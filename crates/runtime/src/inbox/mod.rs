@@ -21,9 +21,10 @@ use letters::Letters;
 
 /// A message is hidden from others for this long, and again before that is over. A process that dies gives its messages back so.
 const HIDDEN: Duration = Duration::from_secs(5 * 60);
-/// Between two requests after one failed: at first, and at most.
+/// Between two requests after one failed: at first, and at most. Shorter than half of `HIDDEN`, so that what is held is hidden
+/// again in time when the queue is back.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 /// What giving messages back may take; what was not given back comes again by itself.
 const CLOSING: Duration = Duration::from_secs(10);
 /// Messages remembered as told or counted already.

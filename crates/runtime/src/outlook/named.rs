@@ -57,11 +57,19 @@ impl Outlook {
     ) -> app::Result<Named> {
         self.shown.clear();
         let (mut named, mut seen, mut counts) = (Named::default(), Seen::default(), Counts::default());
-        let mut here: Vec<(Written, Object, Option<String>, RemotePath)> = Vec::new();
+        let (mut here, mut failed) = (Vec::<(Written, Object, Option<String>, RemotePath)>::new(), Vec::new());
+        let all = wanted.len();
         for group in wanted.chunks(LOOKED_AT_AT_ONCE) {
             let looks = futures_util::future::join_all(group.iter().map(|written| look(source, written))).await;
             for (written, there) in group.iter().cloned().zip(looks) {
-                let (pin, current) = match there? {
+                let there = match there {
+                    Ok(there) => there,
+                    Err(error) => {
+                        failed.push((written, error));
+                        continue;
+                    }
+                };
+                let (pin, current) = match there {
                     There::Here(pin, current) => (*pin, current),
                     There::Gone => {
                         named.found.push((written, Found::Done));
@@ -88,6 +96,13 @@ impl Outlook {
                 }
             }
         }
+        // One object that cannot be looked at keeps no other waiting; where none can, the store is away.
+        if failed.len() == all
+            && let Some((_, error)) = failed.pop()
+        {
+            return Err(error);
+        }
+        named.found.extend(failed.into_iter().map(|(written, _)| (written, Found::Later(Instant::now() + FIRST_PAUSE))));
         let ours = source_name(source.source.store(), source.source.bucket());
         let paths: Vec<RemotePath> = here.iter().map(|(.., path)| path.clone()).collect();
         let mut deliveries: HashMap<RemotePath, Delivery> = HashMap::new();
