@@ -26,6 +26,8 @@ use crate::{Control, CopyMode, Failure, Place, process};
 
 /// The longest pause while nothing can be done at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The first pause where listings are rare because there is a queue.
+const RETRY_WITH_QUEUE: Duration = Duration::from_secs(5);
 /// Objects of one round that events named; the next follows at once.
 const LOOKED_AT_IN_A_ROUND: usize = 1_000;
 
@@ -180,8 +182,10 @@ impl Watcher<'_> {
             unfinished = trouble.is_some() || (unfinished && turn == Turn::Events);
             match &trouble {
                 Some(_) => {
-                    let pause = self.mode.every * 2u32.saturating_pow(failures.min(10));
-                    next_listing = Instant::now() + pause.min(LONGEST_PAUSE.max(self.mode.every));
+                    // With a queue listings are rare, and events wait for the end of the trouble.
+                    let every = if self.inbox.is_some() { self.mode.every.min(RETRY_WITH_QUEUE) } else { self.mode.every };
+                    let pause = every * 2u32.saturating_pow(failures.min(10));
+                    next_listing = Instant::now() + pause.min(LONGEST_PAUSE.max(every));
                 }
                 None if more => next_listing = Instant::now(),
                 None if turn == Turn::Listing => next_listing = Instant::now() + self.mode.every,
