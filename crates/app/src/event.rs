@@ -150,6 +150,27 @@ pub struct WatchReport {
     /// Why it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// With `--queue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueReport>,
+}
+
+/// How the queue of a watch is doing, in messages since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct QueueReport {
+    pub received: u64,
+    pub deleted: u64,
+    /// Received, and their objects not done with.
+    pub held: u64,
+    /// Events of other kinds and of objects that this watch does not send.
+    pub not_ours: u64,
+    /// Events of versions that came after a newer one had been delivered.
+    pub superseded: u64,
+    /// Left to the queue.
+    pub not_understood: u64,
+    /// Why nothing comes from it; listing goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
 }
 
 /// `{"v":1,"type":"summary",…}`, always the last line.

@@ -214,6 +214,13 @@ impl<'a> Manifest<'a> {
         }
     }
 
+    /// What was added was only a part of the source: nothing is forgotten because it was not among it.
+    pub fn in_part(mut self) -> Self {
+        self.seen.fill(true);
+        self.seen_companions.fill(true);
+        self
+    }
+
     /// The listing is complete: what the source no longer has is forgotten, and the totals are recorded.
     pub async fn complete(mut self, now: Timestamp) -> Result<Totals> {
         self.flush().await?;

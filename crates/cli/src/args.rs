@@ -117,12 +117,15 @@ pub struct CopyArgs {
 pub struct WatchArgs {
     #[command(flatten)]
     pub copy: CopyArgs,
-    /// From the end of one round to the next
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", help_heading = "Watching")]
-    pub every: Duration,
-    /// Leave objects that changed within this time for a later round
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", help_heading = "Watching")]
-    pub settle: Duration,
+    /// From the end of one listing to the next [default: 30s; 5m with --queue]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Watching")]
+    pub every: Option<Duration>,
+    /// Leave objects that changed within this time for a later round [default: 10s; 0s with --queue]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Watching")]
+    pub settle: Option<Duration>,
+    /// Take the bucket's events from this SQS queue (URL, ARN or name) and send what they name at once
+    #[arg(long, value_name = "QUEUE", help_heading = "Watching")]
+    pub queue: Option<String>,
     /// One round and no more, for cron
     #[arg(long, help_heading = "Watching")]
     pub once: bool,

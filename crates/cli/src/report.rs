@@ -155,6 +155,15 @@ impl Reporter {
         if let Some(why) = &report.waiting_for {
             line.push_str(&format!("; waiting: {why}"));
         }
+        if let Some(queue) = &report.queue {
+            line.push_str(&format!("; queue: {} received, {} held", queue.received, queue.held));
+            if queue.not_understood > 0 {
+                line.push_str(&format!(", {} left there", queue.not_understood));
+            }
+            if let Some(why) = &queue.waiting_for {
+                line.push_str(&format!(", waiting: {why}"));
+            }
+        }
         self.screen.note(&line);
     }
 

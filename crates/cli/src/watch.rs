@@ -1,5 +1,7 @@
 //! `watch`: the command line around the rounds of `runtime::watch`.
 
+use std::time::Duration;
+
 use app::Event;
 use runtime::{WatchMode, Watched};
 use tokio::sync::mpsc;
@@ -29,7 +31,15 @@ pub async fn watch(args: &WatchArgs, request: &Request, environment: &Environmen
     // A reference to a file or variable is read again in every round, so that a changed password is found; who is asked is asked once.
     let asked = spec.server.password_from.as_deref().filter(|reference| *reference == "prompt");
     let password = settings::credential(in_url, asked, &spec.destination, &place)?;
-    let mode = WatchMode { every: args.every, settle: args.settle, once: args.once, health_every: args.health_every };
+    // With a queue the listing is only the net below it, and an event comes when its object is whole.
+    let (every, settle) = if args.queue.is_some() { (300, 0) } else { (30, 10) };
+    let mode = WatchMode {
+        every: args.every.unwrap_or(Duration::from_secs(every)),
+        settle: args.settle.unwrap_or(Duration::from_secs(settle)),
+        once: args.once,
+        health_every: args.health_every,
+        queue: args.queue.clone(),
+    };
     let mut reporter = reporter(&copy.output, request, environment, screen)?;
     let (events, mut follow) = mpsc::channel::<Event>(QUEUE);
     let stop = control.stop.clone();

@@ -15,21 +15,20 @@ use app::spec::Mkdir;
 use app::transfers::{self, Held, Naming};
 use app::{CopySpec, Event};
 use jiff::{SignedDuration, Timestamp};
-use model::{
-    ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, ObjectKey, Publish, Strategy, TempName, TransferId, TransferState,
-};
+use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Publish, Strategy, TempName, TransferId, TransferState};
 use store::{FileQuery, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use transfer::Source;
 use transfer::engine::{Engine, Setup, Tuning};
 use transfer::meter::Meter;
 use transfer::port::{Logins, Wishes};
 use transfer::retry::Backoff;
-use transfer::{Object, Source};
 
 use crate::contract::{Agreed, Besides};
 use crate::open::{self, DestinationSide, Login, SourceSide};
+use crate::round::Round;
 use crate::select::{Chooser, Counts};
 use crate::sweep::{self, Whose};
 use crate::{Control, CopyMode, Failure, Place, attach, process};
@@ -48,14 +47,6 @@ pub async fn copy(
     control: Control,
 ) -> Result<Summary, Failure> {
     copy_round(place, spec, password, mode, events, control, None).await
-}
-
-/// What one round of a watch sends.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Round {
-    pub objects: Vec<Object>,
-    /// Those of them that are in the manifest and wait for a later round.
-    pub resting: HashSet<ObjectKey>,
 }
 
 pub(crate) async fn copy_round(
@@ -317,7 +308,10 @@ impl Run<'_> {
         let (companions, their_source) = agreed.beside();
         let beside = engine.beside(setup(their_source, companions.clone(), Arc::default()));
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
-        let resting = self.round.as_ref().map(|round| round.resting.clone()).unwrap_or_default();
+        let resting = match &self.round {
+            Some(round) => round.resting(&self.store, held).await?,
+            None => HashSet::new(),
+        };
         let feed = agreed.feed(feed, resting).await?;
         let mut watching = JoinSet::new();
         watching.spawn(tell_progress(held.record.id.clone(), meter, self.events.clone()));
@@ -405,6 +399,9 @@ impl Run<'_> {
                 };
                 let _ = self.events.send(Event::File(report)).await;
             }
+        }
+        if self.round.as_ref().is_some_and(|round| round.in_part) {
+            manifest = manifest.in_part();
         }
         let totals = manifest.complete(Timestamp::now()).await?;
         Ok((totals, counts))

@@ -75,7 +75,7 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
     }
 }
 
-fn access_key(reference: &str) -> Result<AccessKey, Failure> {
+pub fn access_key(reference: &str) -> Result<AccessKey, Failure> {
     let place = reference.strip_prefix("rclone:").and_then(SecretPlace::parse);
     let place = place.ok_or_else(|| Failure::usage("the reference to the access key cannot be read".to_owned()))?;
     place.access_key().map_err(|why| Failure::of(ErrorClass::SourceDenied, why))

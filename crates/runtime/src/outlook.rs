@@ -1,18 +1,21 @@
 //! What a watch sees in a prefix: what is new, what settles, what is tried again later and what is given up until it changes.
 
+mod named;
+
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use app::delivery::{is_version_of, source_name};
 use app::transfers::Naming;
 use jiff::{SignedDuration, Timestamp};
-use model::{ErrorClass, FileState, Nature, ObjectKey, RemotePath};
+use model::{ErrorClass, FileState, NameError, Nature, ObjectKey, RemotePath};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use transfer::{Object, Pin};
 
 use crate::open::SourceSide;
 use crate::select::{Chooser, Counts};
+pub use named::{Found, Named};
 
 /// Objects of one round; the next follows at once.
 const ONE_ROUND: usize = 10_000;
@@ -86,14 +89,7 @@ impl Outlook {
             for object in page {
                 match naming.path(&object.key, object.version.as_deref()) {
                     Ok(path) => named.push((object, path)),
-                    Err(error) => {
-                        let known = self.meet(&object);
-                        if known.fate != Fate::GivenUp {
-                            known.fate = Fate::GivenUp;
-                            seen.notes.push(format!("{} cannot be delivered: {error}", object.key));
-                        }
-                        seen.given_up += 1;
-                    }
+                    Err(error) => self.give_up(&object, &error, &mut seen),
                 }
             }
             let paths: Vec<RemotePath> = named.iter().map(|(_, path)| path.clone()).collect();
@@ -124,6 +120,15 @@ impl Outlook {
             self.known.retain(|_, known| known.listing == listing);
         }
         Ok(seen)
+    }
+
+    fn give_up(&mut self, object: &Object, error: &NameError, seen: &mut Seen) {
+        let known = self.meet(object);
+        if known.fate != Fate::GivenUp {
+            known.fate = Fate::GivenUp;
+            seen.notes.push(format!("{} cannot be delivered: {error}", object.key));
+        }
+        seen.given_up += 1;
     }
 
     fn meet(&mut self, object: &Object) -> &mut Known {

@@ -7,6 +7,7 @@ pub mod forward;
 pub mod ftp;
 pub mod ftp_sandbox;
 pub mod fuzz;
+pub mod moto;
 pub mod pace;
 pub mod process;
 pub mod proxy;

@@ -8,6 +8,7 @@ mod ftps;
 mod graceful;
 mod names;
 mod promises;
+mod queue;
 mod receipts;
 mod rehearse;
 mod rehearse_hostile;

@@ -12,9 +12,9 @@ use super::shop::*;
 use super::*;
 
 /// Every content that ever got a final name, in order.
-type Arrivals = Arc<Mutex<Vec<(String, String)>>>;
+pub type Arrivals = Arc<Mutex<Vec<(String, String)>>>;
 
-fn arrivals(server: &SftpServer) -> Arrivals {
+pub fn arrivals(server: &SftpServer) -> Arrivals {
     let seen = Arrivals::default();
     let noted = seen.clone();
     server.watch(move |event| {
@@ -27,7 +27,7 @@ fn arrivals(server: &SftpServer) -> Arrivals {
     seen
 }
 
-fn counted(seen: &Arrivals) -> BTreeMap<(String, String), usize> {
+pub fn counted(seen: &Arrivals) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
     for arrival in seen.lock().unwrap().iter() {
         *counts.entry(arrival.clone()).or_default() += 1;
@@ -47,7 +47,7 @@ fn watching(shop: &Shop, partner: &Partner, more: &[&str]) -> Command {
     command
 }
 
-fn stopped(child: Child) -> Ran {
+pub fn stopped(child: Child) -> Ran {
     signal(child.id(), "TERM");
     ended(child)
 }

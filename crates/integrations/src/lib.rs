@@ -1,0 +1,11 @@
+//! Services beside the transfer that tell us something, or that we tell something. Each is a folder behind a small port;
+//! none of them knows how bytes travel or where records are kept.
+
+mod error;
+pub mod object_event;
+pub mod queue;
+pub mod sqs;
+
+pub use error::{Error, Result, chain};
+pub use object_event::{NotUnderstood, Notice, Written};
+pub use queue::{Message, Queue};

@@ -1,0 +1,186 @@
+//! The look at objects that somebody named, without a listing: what the store has of each now, and whether it is on record.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use app::delivery::{is_version_of, source_name};
+use app::transfers::Naming;
+use integrations::Written;
+use model::{ErrorClass, ObjectKey, RemotePath};
+use store::{Delivery, Store};
+use transfer::{Object, Pin};
+
+use super::{FIRST_PAUSE, Fate, HELD_PAUSE, Outlook, Seen};
+use crate::open::SourceSide;
+use crate::select::{Chooser, Counts};
+
+const LOOKED_AT_AT_ONCE: usize = 16;
+/// After an object was found to be another one while it was read.
+const CHANGED_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is to be done about an object that was named.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    Send(ObjectKey),
+    Later(Instant),
+    /// On record, gone, or told already that it cannot be sent.
+    Done,
+    NotOurs,
+    Superseded,
+}
+
+#[derive(Debug, Default)]
+pub struct Named {
+    pub objects: Vec<Object>,
+    pub found: Vec<(Written, Found)>,
+    pub notes: Vec<String>,
+}
+
+/// What the store has.
+enum There {
+    Gone,
+    /// Nothing that another look could not change.
+    Refused(ErrorClass),
+    /// The named version, and the version that is current where that is another one.
+    Here(Box<Pin>, Option<String>),
+}
+
+impl Outlook {
+    pub async fn look_at(
+        &mut self,
+        store: &Store,
+        source: &SourceSide,
+        destination: &str,
+        naming: &Naming,
+        chooser: &Chooser,
+        wanted: Vec<Written>,
+    ) -> app::Result<Named> {
+        self.shown.clear();
+        let (mut named, mut seen, mut counts) = (Named::default(), Seen::default(), Counts::default());
+        let (mut here, mut failed) = (Vec::<(Written, Object, Option<String>, RemotePath)>::new(), Vec::new());
+        let all = wanted.len();
+        for group in wanted.chunks(LOOKED_AT_AT_ONCE) {
+            let looks = futures_util::future::join_all(group.iter().map(|written| look(source, written))).await;
+            for (written, there) in group.iter().cloned().zip(looks) {
+                let there = match there {
+                    Ok(there) => there,
+                    Err(error) => {
+                        failed.push((written, error));
+                        continue;
+                    }
+                };
+                let (pin, current) = match there {
+                    There::Here(pin, current) => (*pin, current),
+                    There::Gone => {
+                        named.found.push((written, Found::Done));
+                        continue;
+                    }
+                    There::Refused(class) => {
+                        let pause = if class == ErrorClass::SourceChanged { FIRST_PAUSE } else { HELD_PAUSE };
+                        named.found.push((written, Found::Later(Instant::now() + pause)));
+                        continue;
+                    }
+                };
+                let version = pin.version.filter(|_| written.version.is_some());
+                let object = Object { key: pin.key, size: pin.size, etag: pin.etag, version, modified: pin.modified, archived: false };
+                if !chooser.take(&object, &mut counts) {
+                    named.found.push((written, Found::NotOurs));
+                    continue;
+                }
+                match naming.path(&object.key, object.version.as_deref()) {
+                    Ok(path) => here.push((written, object, current, path)),
+                    Err(error) => {
+                        self.give_up(&object, &error, &mut seen);
+                        named.found.push((written, Found::Done));
+                    }
+                }
+            }
+        }
+        // One object that cannot be looked at keeps no other waiting; where none can, the store is away.
+        if failed.len() == all
+            && let Some((_, error)) = failed.pop()
+        {
+            return Err(error);
+        }
+        named.found.extend(failed.into_iter().map(|(written, _)| (written, Found::Later(Instant::now() + FIRST_PAUSE))));
+        let ours = source_name(source.source.store(), source.source.bucket());
+        let paths: Vec<RemotePath> = here.iter().map(|(.., path)| path.clone()).collect();
+        let mut deliveries: HashMap<RemotePath, Delivery> = HashMap::new();
+        for paths in paths.chunks(500) {
+            deliveries.extend(store.deliveries(destination, paths).await?.into_iter().map(|d| (d.path.clone(), d)));
+        }
+        for (written, object, current, path) in here {
+            let delivery = deliveries.get(&path).filter(|d| d.source == ours && d.key == object.key);
+            let found = match delivery {
+                Some(delivery) if is_version_of(delivery, &Pin::from(object.clone())) => Found::Done,
+                Some(delivery) if is_older(&object, current.as_deref(), delivery) => Found::Superseded,
+                _ => self.sort_one(object, &mut seen),
+            };
+            named.found.push((written, found));
+        }
+        named.objects = seen.objects;
+        named.notes = seen.notes;
+        Ok(named)
+    }
+
+    fn sort_one(&mut self, object: Object, seen: &mut Seen) -> Found {
+        let (key, fresh, settling) = (object.key.clone(), seen.fresh, seen.settling);
+        self.sort(object, seen);
+        if seen.fresh > fresh {
+            return Found::Send(key);
+        }
+        if seen.settling > settling {
+            return Found::Later(Instant::now() + self.settle);
+        }
+        if seen.resting.remove(&key) {
+            seen.objects.pop();
+        }
+        match self.known.get(&key).map(|known| &known.fate) {
+            Some(Fate::After(at)) => Found::Later(*at),
+            _ => Found::Done,
+        }
+    }
+
+    /// What is to be done about an object after a round sent it; `heard`: it ended, and whether it was another by then.
+    pub fn became(&self, key: &ObjectKey, heard: Option<bool>, now: Instant) -> Found {
+        match heard {
+            // It had no turn.
+            None => Found::Later(now + FIRST_PAUSE),
+            Some(true) => Found::Later(now + CHANGED_PAUSE),
+            Some(false) => match self.known.get(key).map(|known| &known.fate) {
+                Some(Fate::After(at)) => Found::Later(*at),
+                _ => Found::Done,
+            },
+        }
+    }
+}
+
+/// Whether a version that is not current came before what was delivered. Times of versions are whole seconds, so of two in
+/// one second the delivered one counts as the newer: what stands there never goes back.
+fn is_older(object: &Object, current: Option<&str>, delivery: &Delivery) -> bool {
+    let Some(current) = current else { return false };
+    let later = match (delivery.modified, object.modified) {
+        (Some(there), Some(ours)) => there.as_second() >= ours.as_second(),
+        _ => false,
+    };
+    later || delivery.version.as_deref() == Some(current)
+}
+
+async fn look(source: &SourceSide, written: &Written) -> app::Result<There> {
+    let refused = |error: transfer::Error| match error.kind {
+        ErrorClass::SourceMissing => Ok(There::Gone),
+        kind @ (ErrorClass::SourceChanged | ErrorClass::SourceArchived | ErrorClass::SourceDenied) => Ok(There::Refused(kind)),
+        _ => Err(error.into()),
+    };
+    // Without a version first: what was deleted since is not wanted any more, though its versions are still there.
+    let current = match source.source.pin(&written.key, None).await {
+        Ok(pin) => pin,
+        Err(error) => return refused(error),
+    };
+    let older = written.version.as_deref().filter(|named| current.version.as_deref().is_some_and(|now| now != *named));
+    let Some(older) = older else { return Ok(There::Here(Box::new(current), None)) };
+    match source.source.pin(&written.key, Some(older)).await {
+        Ok(pin) => Ok(There::Here(Box::new(pin), current.version)),
+        Err(error) => refused(error),
+    }
+}
