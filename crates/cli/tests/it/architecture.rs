@@ -10,8 +10,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("app", &["model", "store", "transfer"]),
     ("runtime", &["app", "model", "store", "transfer"]),
-    ("cli", &["app", "model", "runtime", "store", "transfer"]),
+    ("cli", &["app", "model", "runtime", "store", "transfer", "workflow"]),
     ("testkit", &[]),
+    ("workflow", &[]),
 ];
 
 /// The part of `transfer` that decides by capabilities.
