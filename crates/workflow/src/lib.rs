@@ -1,5 +1,5 @@
 //! Amazon States Language: definitions and their lint, and an interpreter that is a function of definition, state,
-//! event and time. It has no clock, no I/O and no tasks of its own; `trial.rs` drives it with mocks and a virtual clock.
+//! event and time. It has no clock, no I/O and no tasks of its own; `trial` drives it with mocks and a clock that jumps.
 
 mod chance;
 pub mod definition;

@@ -96,11 +96,11 @@ impl Path {
         self.steps.iter().all(|step| matches!(step, Step::Field(_) | Step::Index(_)))
     }
 
-    /// Uses nothing but fields, indexes from the start and `[*]`: what every engine reads alike.
+    /// Uses nothing but fields, `[*]` and, at its end, an index from the start: what every engine reads alike.
     pub fn is_portable(&self) -> bool {
-        self.steps.iter().all(|step| match step {
+        self.steps.iter().enumerate().all(|(place, step)| match step {
             Step::Field(_) | Step::Wildcard => true,
-            Step::Index(n) => *n >= 0,
+            Step::Index(n) => *n >= 0 && place + 1 == self.steps.len(),
             _ => false,
         })
     }

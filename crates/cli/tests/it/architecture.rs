@@ -177,6 +177,26 @@ fn the_use_cases_start_nothing_and_wait_for_nothing() {
 }
 
 #[test]
+fn the_interpreter_is_a_function_of_what_it_is_given() {
+    let world = [
+        "::now(",
+        "SystemTime",
+        "Instant",
+        "std::fs",
+        "std::io::stdin",
+        "std::net",
+        "std::env",
+        "thread::",
+        "rand",
+        "async fn",
+        "RandomState",
+    ];
+    let outside = |line: &str| world.iter().any(|word| line.contains(word)) && !line.contains("fault::");
+    let found = offences([krate("workflow").join("src")], outside);
+    assert!(found.is_empty(), "time, chance and data are given from outside:\n{}", found.join("\n"));
+}
+
+#[test]
 fn keys_become_paths_in_one_place() {
     let crates = || manifests().into_keys().filter(|name| name != "model" && name != "testkit").map(|name| krate(&name).join("src"));
     let resolved = offences(crates(), |line| line.contains("RemotePath::resolve("));

@@ -17,6 +17,7 @@ mod shop;
 mod sources;
 mod usage;
 mod watch;
+mod workflow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -19,7 +19,11 @@ pub(super) fn machine(machine: &Machine, text: &Value, findings: &mut Vec<Findin
         };
         for path in paths(state) {
             if !path.is_portable() {
-                warn("portable-path", "", format!("{path}: only fields, indexes from the start and [*] are read alike by every engine"));
+                warn(
+                    "portable-path",
+                    "",
+                    format!("{path}: only fields, [*] and an index from the start at the end are read alike by every engine"),
+                );
             }
         }
         resource(state, &mut warn);
