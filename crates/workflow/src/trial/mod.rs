@@ -46,8 +46,8 @@ impl Trial {
         serde_json::json!({
             "status": self.status.name(),
             "output": output,
-            "error": fault.map(|fault| &fault.error),
-            "cause": fault.map(|fault| &fault.cause),
+            "error": fault.map(|fault| &fault.error).filter(|error| !error.is_empty()),
+            "cause": fault.map(|fault| &fault.cause).filter(|cause| !cause.is_empty()),
         })
     }
 }

@@ -82,7 +82,7 @@ fn ways() -> Vec<Way> {
     let more = |more: bool| json!({"Return": {"more": more}});
     let slices = json!([more(true), more(true), more(false)]);
     let begin = ["ValidateInput", "AuthenticateSSO", "DownloadFromS3", "CheckFileSize"];
-    let path = |middle: &[&'static str], end: &'static str| [&begin, middle, &TAIL, &["HowItEnded", end]].concat();
+    let path = |middle: &[&'static str], end: &'static str| [&begin[..], middle, &TAIL[..], &["HowItEnded", end][..]].concat();
     way("direct", "direct", "slice", json!({}), None, &path(&["TransferToFTP", "SendSlice", "FinishTransfer"], "TransferComplete"));
     way(
         "slices",
@@ -200,7 +200,7 @@ fn ways() -> Vec<Way> {
         ("SendChunksByWorker", "parallel", "worker"),
         ("FinishChunks", "parallel", "slice"),
     ] {
-        let through = [&[state, "HandleError"][..], &TAIL, &["HowItEnded", "TransferFailed"]].concat();
+        let through = [&[state, "HandleError"][..], &TAIL[..], &["HowItEnded", "TransferFailed"][..]].concat();
         way(&format!("{state} fails"), strategy, mover, json!({state: thrown("Boom")}), Some("Boom"), &through);
         way(
             &format!("{state} and the whole tail fail"),
