@@ -20,19 +20,20 @@ die_with_parent()
 BOOTSTRAP = """#!%s
 import json, os, urllib.request
 def ask(url, body=None):
-    with urllib.request.urlopen(urllib.request.Request(url, body and json.dumps(body).encode())) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body)) as answer:
         return answer.headers, answer.read()
 runtime = "http://" + os.environ["AWS_LAMBDA_RUNTIME_API"] + "/2018-06-01/runtime/invocation/"
 while True:
     headers, event = ask(runtime + "next")
     request = runtime + headers["Lambda-Runtime-Aws-Request-Id"]
-    _, answer = ask("http://127.0.0.1:%d/" + os.environ["AWS_LAMBDA_FUNCTION_NAME"], json.loads(event))
+    _, answer = ask("http://127.0.0.1:%d/" + os.environ["AWS_LAMBDA_FUNCTION_NAME"], event)
     answer = json.loads(answer)
     if "Throw" in answer:
         thrown = answer["Throw"]
-        ask(request + "/error", {"errorMessage": thrown.get("Cause", ""), "errorType": thrown["Error"]})
+        error = {"errorMessage": thrown.get("Cause", ""), "errorType": thrown["Error"]}
+        ask(request + "/error", json.dumps(error).encode())
     else:
-        urllib.request.urlopen(urllib.request.Request(request + "/response", json.dumps(answer["Return"]).encode())).read()
+        ask(request + "/response", json.dumps(answer["Return"]).encode())
 """
 
 
