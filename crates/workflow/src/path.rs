@@ -140,7 +140,7 @@ impl Path {
     }
 
     /// Puts `value` where the path points, making objects on the way. Arrays are changed, never made or lengthened.
-    pub fn put(&self, root: &mut Value, value: Value) -> Result<(), ()> {
+    pub(crate) fn put(&self, root: &mut Value, value: Value) -> Result<(), ()> {
         let mut place = root;
         for step in &self.steps {
             place = match step {

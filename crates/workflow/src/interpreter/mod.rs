@@ -184,7 +184,7 @@ pub enum Event {
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    StartTask(TaskRequest),
+    StartTask(Box<TaskRequest>),
     /// Nobody waits for this task any more.
     CancelTask {
         token: String,

@@ -104,7 +104,7 @@ impl Run<'_> {
                 self.leave(id, state, Some(next), output)
             }
             Kind::Wait(wait) => {
-                let until = self.looking(id, &input, None, |scope, _| Ok(moment(wait, scope)?))?;
+                let until = self.looking(id, &input, None, |scope, _| moment(wait, scope))?;
                 let now = self.now;
                 let until = match until {
                     Until::Moment(moment) => moment,
@@ -175,7 +175,7 @@ impl Run<'_> {
             deadline,
             heartbeat_seconds,
         };
-        self.done.commands.push(Command::StartTask(request));
+        self.done.commands.push(Command::StartTask(Box::new(request)));
         Ok(())
     }
 

@@ -94,10 +94,7 @@ pub fn run_watched(
             }
             (Some(_), None) => Event::Clock,
         };
-        next = match step(machine, &mut execution, event, now, chance) {
-            Ok(step) => step,
-            Err(rejected) => return Err(rejected.into()),
-        };
+        next = step(machine, &mut execution, event, now, chance)?;
         watch(&mut execution, &next);
     }
 }

@@ -29,7 +29,7 @@ impl Hand {
     fn take(&mut self, step: Step) {
         for command in step.commands {
             match command {
-                Command::StartTask(task) => self.tasks.push(task),
+                Command::StartTask(task) => self.tasks.push(*task),
                 Command::CancelTask { token } => self.cancelled.push(token),
             }
         }

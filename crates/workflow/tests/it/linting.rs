@@ -109,7 +109,7 @@ fn each_rule_of_the_language_has_its_name() {
         (
             with(json!({"Type": "Map", "ItemProcessor": {"StartAt": "Z", "States": {"Z": pass}}, "Next": "Z"})),
             "duplicate-state",
-            "/States/A/ItemProcessor/States/Z",
+            "/States/Z",
         ),
         (
             with(json!({"Type": "Map", "ItemReader": {}, "ItemProcessor": {"StartAt": "I", "States": {"I": pass}}, "Next": "Z"})),
