@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Execution, Frame};
 use crate::definition::{Kind, Machine, Selection};
-use crate::path::Found;
+use crate::path::{Found, Path};
 
 /// The machine in which a frame's state lies: at the top, or inside the state of its parent.
 pub(super) fn machine_of<'m>(top: &'m Machine, execution: &Execution, frame: &Frame) -> Option<&'m Machine> {
@@ -22,22 +22,17 @@ fn map_item(top: &Machine, execution: &Execution, frame: &Frame) -> Option<(u64,
     let parent = execution.frames.get(&frame.parent?)?;
     let state = machine_of(top, execution, parent)?.state(&parent.state)?;
     let Kind::Map(map) = &state.kind else { return map_item(top, execution, parent) };
-    let Selection::Path(path) = &state.input_path else { return None };
-    // The context object itself is never a list of items, so `$` is enough here.
-    let effective = path.find(&parent.input).ok()?;
-    let index = usize::try_from(frame.index).ok()?;
-    let item = match (&effective, map.items_path.is_whole()) {
-        (found, true) => match found {
-            Found::One(value) => value.get(index).cloned(),
-            Found::Many(values) => values.get(index).map(|value| (*value).clone()),
-        },
-        (Found::One(value), false) => match map.items_path.find(value).ok()? {
-            Found::One(items) => items.get(index).cloned(),
-            Found::Many(items) => items.get(index).map(|value| (*value).clone()),
-        },
-        (Found::Many(_), false) => None,
+    let look = |path: &Path, data: &Value| {
+        let context = path.context.then(|| of(top, execution, parent, None));
+        path.find(context.as_ref().unwrap_or(data)).ok().map(Found::into_value)
     };
-    Some((frame.index, item?))
+    let effective = match &state.input_path {
+        Selection::Path(path) => look(path, &parent.input)?,
+        Selection::Nothing => return None,
+    };
+    let items = look(&map.items_path, &effective)?;
+    let item = items.get(usize::try_from(frame.index).ok()?)?;
+    Some((frame.index, item.clone()))
 }
 
 pub(super) fn of(top: &Machine, execution: &Execution, frame: &Frame, token: Option<&str>) -> Value {
