@@ -26,5 +26,8 @@ pub use template::{Expression, Template};
 /// What may go in and out of a state, in bytes of JSON.
 pub const MAX_DATA: usize = 262_144;
 
+/// How deep arrays and objects may lie in each other. JSON readers give up at 128, and what is stored must be read again.
+pub const MAX_DEPTH: usize = 100;
+
 /// After so many events an execution ends with `States.Runtime`, as on AWS.
 pub const MAX_HISTORY: u64 = 25_000;

@@ -41,6 +41,15 @@ pub fn size(value: &Value, limit: usize) -> usize {
     counter.0
 }
 
+/// Whether arrays and objects lie at most so deep in each other.
+pub fn is_at_most_deep(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| is_at_most_deep(item, levels - 1)),
+        Value::Object(fields) => levels > 0 && fields.values().all(|field| is_at_most_deep(field, levels - 1)),
+        _ => true,
+    }
+}
+
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -19,7 +19,7 @@ use crate::chance::Chance;
 use crate::definition::{Machine, Resource, State};
 use crate::fault::{self, Fault};
 use crate::value;
-use crate::{MAX_DATA, MAX_HISTORY};
+use crate::{MAX_DATA, MAX_DEPTH, MAX_HISTORY};
 
 /// Numbers the frames of one execution, in the order of their making.
 pub type FrameId = u64;
@@ -225,14 +225,14 @@ pub enum Rejected {
     Ended,
     #[error("the execution has not failed")]
     NotFailed,
-    #[error("the input has more than {MAX_DATA} bytes")]
+    #[error("the input has more than {MAX_DATA} bytes, or more than {MAX_DEPTH} levels")]
     InputTooLarge,
 }
 
 impl Execution {
     /// A new execution and what it does first.
     pub fn start(machine: &Machine, start: Start, now: Timestamp, chance: &mut dyn Chance) -> Result<(Self, Step), Rejected> {
-        if value::size(&start.input, MAX_DATA) > MAX_DATA {
+        if !value::is_at_most_deep(&start.input, MAX_DEPTH) || value::size(&start.input, MAX_DATA) > MAX_DATA {
             return Err(Rejected::InputTooLarge);
         }
         let input = start.input.clone();

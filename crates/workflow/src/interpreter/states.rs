@@ -9,7 +9,7 @@ use crate::fault::{self, Fault};
 use crate::path::Path;
 use crate::template::{Scope, Template};
 use crate::value;
-use crate::{Chance, MAX_DATA};
+use crate::{Chance, MAX_DATA, MAX_DEPTH};
 
 /// What a path selects of some data.
 pub(super) fn select(selection: &Selection, field: &str, scope: &Scope<'_>) -> Result<Value, Fault> {
@@ -188,6 +188,9 @@ impl Run<'_> {
 }
 
 pub(super) fn within_limit(data: Value) -> Result<Value, Fault> {
+    if !value::is_at_most_deep(&data, MAX_DEPTH) {
+        return Err(Fault::runtime(format!("The data is nested more than {MAX_DEPTH} levels deep")));
+    }
     if value::size(&data, MAX_DATA) > MAX_DATA {
         let cause = format!("The data has a size exceeding the maximum number of bytes service limit: more than {MAX_DATA}");
         return Err(Fault::new(fault::DATA_LIMIT_EXCEEDED, cause));

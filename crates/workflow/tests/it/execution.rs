@@ -257,6 +257,17 @@ fn a_loop_without_end_is_ended_by_the_length_of_its_history() {
 }
 
 #[test]
+fn data_that_wraps_itself_again_and_again_ends_before_it_cannot_be_read_any_more() {
+    let definition = json!({"StartAt": "A", "States": {"A": {"Type": "Pass", "Parameters": {"a.$": "$"}, "Next": "C"},
+        "C": {"Type": "Choice", "Choices": [{"Variable": "$.stop", "IsPresent": true, "Next": "E"}], "Default": "A"}, "E": {"Type": "Succeed"}}});
+    let trial = try_out(&definition, json!({}), &json!({}));
+    let outcome = trial.outcome();
+    assert!(outcome["cause"].as_str().unwrap().contains("levels deep"), "{outcome}");
+    let stored = serde_json::to_string(&trial.execution).unwrap();
+    assert_eq!(serde_json::from_str::<Execution>(&stored).unwrap(), trial.execution);
+}
+
+#[test]
 fn too_much_data_is_refused_at_the_start_and_after_a_task_and_all_does_not_catch_it() {
     let large = json!("x".repeat(workflow::MAX_DATA));
     let definition = json!({"StartAt": "A", "States": {
