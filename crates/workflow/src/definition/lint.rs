@@ -65,6 +65,13 @@ fn walk<'a>(machine: &'a Machine, names: &mut HashSet<&'a str>, findings: &mut V
                 push(findings, error, "unknown-state", &format!("{}{place}", state.pointer), message);
             }
         }
+        if let Kind::Task(task) = &state.kind
+            && task.resource.waits_for_token
+            && !hands_out_token(state)
+        {
+            let message = "nobody is given the token: $$.Task.Token is not in Parameters, so no answer can come".to_owned();
+            push(findings, Severity::Warning, "token-lost", &format!("{}/Parameters", state.pointer), message);
+        }
         if let Kind::Choice { default: None, .. } = &state.kind {
             let message = "without Default an input that no rule matches ends in States.NoChoiceMatched".to_owned();
             push(findings, Severity::Warning, "no-default", &state.pointer, message);
@@ -74,6 +81,12 @@ fn walk<'a>(machine: &'a Machine, names: &mut HashSet<&'a str>, findings: &mut V
         state.machines().into_iter().for_each(|inner| walk(inner, names, findings));
     }
     reachable(machine, findings);
+}
+
+fn hands_out_token(state: &State) -> bool {
+    let mut paths = Vec::new();
+    state.parameters.iter().for_each(|template| template.paths(&mut paths));
+    paths.iter().any(|path| ["$$", "$$.Task", "$$.Task.Token"].contains(&path.to_string().as_str()))
 }
 
 /// Which states can be reached, and from which of them no end can.

@@ -155,6 +155,11 @@ fn what_engines_read_differently_is_a_warning_with_a_name() {
             "portable-error",
             "/States/A/Catch/0/ErrorEquals",
         ),
+        (
+            task(json!({"Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken", "Parameters": {"QueueUrl.$": "$.q"}})),
+            "token-lost",
+            "/States/A/Parameters",
+        ),
         (task(json!({"HeartbeatSeconds": 5})), "portable-heartbeat", "/States/A/HeartbeatSeconds"),
         (with(json!({"Type": "Choice", "Choices": [{"Variable": "$.a", "IsNull": true, "Next": "Z"}]})), "no-default", "/States/A"),
     ] {
