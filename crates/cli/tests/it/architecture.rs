@@ -187,7 +187,7 @@ fn the_interpreter_is_a_function_of_what_it_is_given() {
         "std::net",
         "std::env",
         "thread::",
-        "rand",
+        " rand::",
         "async fn",
         "RandomState",
     ];
