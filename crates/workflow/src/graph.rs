@@ -32,7 +32,7 @@ impl Drawing {
     fn machine(&mut self, machine: &Machine, depth: usize) {
         let ids: HashMap<&str, String> = machine.states.iter().map(|state| (state.name.as_str(), self.id())).collect();
         let (begin, end) = (self.id(), self.id());
-        self.line(depth, &format!("{begin}(( )) --> {}", ids.get(machine.start_at.as_str()).unwrap_or(&end)));
+        self.line(depth, &format!("{begin}((\"start\")) --> {}", ids.get(machine.start_at.as_str()).unwrap_or(&end)));
         for state in &machine.states {
             self.state(state, &ids[state.name.as_str()], depth);
         }
@@ -51,7 +51,7 @@ impl Drawing {
             }
         }
         if ends {
-            self.line(depth, &format!("{end}((( )))"));
+            self.line(depth, &format!("{end}(((\"end\")))"));
         }
     }
 
@@ -144,7 +144,7 @@ fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         match c {
-            c if c.is_alphanumeric() || " .,:_-…≤≥()".contains(c) => escaped.push(c),
+            c if c.is_alphanumeric() || " .,:_-…≤≥()$=*'/@?!%+[]".contains(c) => escaped.push(c),
             c if c.is_control() => escaped.push(' '),
             c => {
                 let _ = write!(escaped, "#{};", u32::from(c));
@@ -152,4 +152,16 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_end_its_label() {
+        let text = r#"{"StartAt": "a\"]; click b \"x", "States": {"a\"]; click b \"x": {"Type": "Succeed"}}}"#;
+        let drawing = mermaid(&Machine::parse(text).unwrap());
+        assert!(drawing.contains("([\"a#34;]#59; click b #34;x\"])"), "{drawing}");
+    }
 }
