@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use workflow::interpreter::Doing;
 use workflow::trial::{Mocks, run, run_watched};
-use workflow::{Call, Execution, Machine, Path, Seeded, lint};
+use workflow::{Call, Event, Execution, Frame, Machine, Path, Seeded, Status, lint, step};
 
 use super::{began, start};
 
@@ -191,6 +192,54 @@ fn answers() -> impl Strategy<Value = Vec<Value>> {
     prop::collection::vec(answer, 1..4)
 }
 
+/// What may happen to an execution from outside, in any order.
+#[derive(Debug, Clone)]
+enum Happening {
+    Answer { which: usize, with: Result<Value, &'static str> },
+    Heartbeat(usize),
+    Stranger,
+    Later(i64),
+    Abort,
+    Redrive,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        6 => (any::<usize>(), data()).prop_map(|(which, data)| Happening::Answer { which, with: Ok(data) }),
+        3 => (any::<usize>(), prop::sample::select(vec!["E", "F", "States.Permissions"])).prop_map(|(which, error)| Happening::Answer { which, with: Err(error) }),
+        1 => any::<usize>().prop_map(Happening::Heartbeat),
+        1 => Just(Happening::Stranger),
+        4 => (0..40_i64).prop_map(Happening::Later),
+        1 => Just(Happening::Abort),
+        2 => Just(Happening::Redrive),
+    ]
+}
+
+/// What must be so of an execution between two steps, whatever happened.
+fn check(execution: &Execution) {
+    let mut tokens = std::collections::HashSet::new();
+    let running = execution.status == Status::Running;
+    for frame in execution.frames.values() {
+        assert!(frame.parent.is_none_or(|parent| execution.frames.contains_key(&parent)), "{frame:?} has lost its parent");
+        match &frame.doing {
+            Doing::Task { token, .. } => assert!(running && tokens.insert(token), "{frame:?}"),
+            Doing::Wait { .. } | Doing::Retry { .. } => assert!(running, "{frame:?} waits in an execution that has ended"),
+            Doing::Ready => panic!("{frame:?} was not carried out"),
+            Doing::Children | Doing::Done { .. } | Doing::Failed(_) | Doing::Aborted => {}
+        }
+        if let (true, Doing::Children, Some(group)) = (running, &frame.doing, &frame.group) {
+            let children: Vec<&Frame> = execution.frames.values().filter(|child| child.parent == Some(frame.id)).collect();
+            let open = children.iter().filter(|child| !matches!(child.doing, Doing::Done { .. } | Doing::Failed(_))).count() as u64;
+            assert_eq!((children.len() as u64, open), (group.started, group.running), "{group:?}");
+            assert!(group.running > 0 && group.running <= group.limit.max(group.total), "{group:?}");
+        }
+    }
+    assert!(
+        !running || execution.frames.values().any(|frame| frame.wakes().is_some() || matches!(frame.doing, Doing::Task { .. })),
+        "nothing can happen any more: {execution:?}"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -247,5 +296,48 @@ proptest! {
             steps += 1;
         }).unwrap();
         prop_assert_eq!(plain, through_json, "after {} steps", steps);
+    }
+
+    #[test]
+    fn whatever_happens_in_whatever_order_the_frames_stay_in_order(
+        machine in states(2), input in data(), happenings in prop::collection::vec(happening(), 1..40)
+    ) {
+        let Ok(machine) = Machine::parse(&named(&machine, "s").to_string()) else { return Ok(()) };
+        let (mut now, mut chance) = (began(), Seeded::new(3));
+        let (mut execution, _) = Execution::start(&machine, start(input), now, &mut chance).unwrap();
+        check(&execution);
+        for happening in happenings {
+            let tokens: Vec<String> = execution.frames.values().filter_map(|frame| match &frame.doing {
+                Doing::Task { token, .. } => Some(token.clone()),
+                _ => None,
+            }).collect();
+            let token = |which: usize| tokens.get(which % tokens.len().max(1)).cloned().unwrap_or_default();
+            let event = match happening {
+                Happening::Answer { which, with: Ok(output) } => Event::TaskSucceeded { token: token(which), output },
+                Happening::Answer { which, with: Err(error) } => Event::TaskFailed { token: token(which), error: error.into(), cause: "c".into() },
+                Happening::Heartbeat(which) => Event::Heartbeat { token: token(which) },
+                Happening::Stranger => Event::TaskSucceeded { token: "a stranger's".into(), output: Value::Null },
+                Happening::Later(seconds) => {
+                    now = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+                    Event::Clock
+                }
+                Happening::Abort => Event::Abort { error: "stop".into(), cause: String::new() },
+                Happening::Redrive => Event::Redrive,
+            };
+            let before = execution.clone();
+            match step(&machine, &mut execution, event, now, &mut chance) {
+                Ok(step) => {
+                    assert!(step.touched.iter().all(|id| execution.frames.contains_key(id)));
+                    assert!(step.removed.iter().all(|id| !execution.frames.contains_key(id)));
+                    // What is not named as changed may be left as it is stored.
+                    for (id, frame) in &execution.frames {
+                        assert!(step.touched.contains(id) || before.frames.get(id) == Some(frame), "{frame:?} changed unsaid");
+                    }
+                    assert!(before.frames.keys().all(|id| execution.frames.contains_key(id) || step.removed.contains(id)));
+                }
+                Err(_) => prop_assert_eq!(&execution, &before, "a refused event changes nothing"),
+            }
+            check(&execution);
+        }
     }
 }
