@@ -72,6 +72,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ReceiptCommand,
     },
+    /// Check, try out and draw definitions of workflows in Amazon States Language
+    Workflow {
+        #[command(subcommand)]
+        command: WorkflowCommand,
+    },
     /// Explain an error class or a transfer; without an argument, list the classes
     Explain(ExplainArgs),
     /// Print the script that completes commands and flags in a shell
@@ -320,6 +325,44 @@ pub struct ExplainArgs {
     /// An error class such as dest_auth, or a transfer id
     #[arg(value_name = "CLASS|ID")]
     pub subject: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WorkflowCommand {
+    /// Say what is wrong with definitions, and where
+    Lint(LintArgs),
+    /// Run a definition in memory, with mocked tasks and a clock that jumps
+    Run(RunArgs),
+    /// Draw a definition as a Mermaid flowchart
+    Graph {
+        /// Definition; - reads stdin
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// Definitions; - reads stdin
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What not every engine runs alike is an error too
+    #[arg(long)]
+    pub portable: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Definition; - reads stdin
+    pub file: PathBuf,
+    /// Input of the execution: JSON, @FILE, or - for stdin
+    #[arg(long, value_name = "JSON|@FILE|-", default_value = "{}")]
+    pub input: String,
+    /// What the task states answer; #CASE chooses a test case of a MockConfigFile
+    #[arg(long, value_name = "FILE[#CASE]")]
+    pub mocks: Option<String>,
+    /// Print the events of the execution first
+    #[arg(long)]
+    pub history: bool,
 }
 
 /// The command with its variables. `FILEFERRY_` and the long name in capitals is the rule, without exceptions.

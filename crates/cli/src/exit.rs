@@ -6,6 +6,8 @@ use model::{ErrorClass, FileState, TransferState};
 pub const DONE: u8 = 0;
 pub const USAGE: u8 = 1;
 pub const SOME_FAILED: u8 = 6;
+/// A workflow that was tried out ended, and not well.
+pub const DID_NOT_SUCCEED: u8 = 7;
 
 /// Code and meaning, in the order of the reference.
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod settings;
 mod signals;
 mod trouble;
 mod watch;
+mod workflow;
 mod yaml;
 
 use std::ffi::OsString;
@@ -133,6 +134,7 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
             Some(HistoryCommand::Prune { older_than }) => history::prune(*older_than, environment, screen).await,
         },
         Command::Receipt { command } => receipt::run(command, environment, screen),
+        Command::Workflow { command } => workflow::carry_out(command, environment, screen),
         Command::Explain(args) => explain::explain(args.subject.as_deref(), environment, screen).await,
         Command::Completion { shell } => manual::completion(*shell),
         Command::Man { directory } => manual::pages(&environment.expand(directory)),

@@ -11,8 +11,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("app", &["model", "store", "transfer"]),
     ("runtime", &["app", "integrations", "model", "store", "transfer"]),
-    ("cli", &["app", "model", "runtime", "store", "transfer"]),
+    ("cli", &["app", "model", "runtime", "store", "transfer", "workflow"]),
     ("testkit", &[]),
+    ("workflow", &[]),
 ];
 
 /// The part of `transfer` that decides by capabilities.
@@ -177,6 +178,26 @@ fn the_use_cases_start_nothing_and_wait_for_nothing() {
     let waits = ["tokio::spawn", "spawn_blocking", "JoinSet", "thread::", "sleep", "interval(", "timeout(", "Instant::now", "SystemTime"];
     let found = offences([krate("app").join("src")], |line| waits.iter().any(|word| line.contains(word)));
     assert!(found.is_empty(), "that is the runtime's work:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_interpreter_is_a_function_of_what_it_is_given() {
+    let world = [
+        "::now(",
+        "SystemTime",
+        "Instant",
+        "std::fs",
+        "std::io::stdin",
+        "std::net",
+        "std::env",
+        "thread::",
+        " rand::",
+        "async fn",
+        "RandomState",
+    ];
+    let outside = |line: &str| world.iter().any(|word| line.contains(word));
+    let found = offences([krate("workflow").join("src")], outside);
+    assert!(found.is_empty(), "time, chance and data are given from outside:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod sites;
 mod sources;
 mod usage;
 mod watch;
+mod workflow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
