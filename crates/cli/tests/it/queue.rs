@@ -13,7 +13,7 @@ use super::*;
 
 struct Scene {
     shop: Shop,
-    server: SftpServer,
+    _server: SftpServer,
     partner: Partner,
     seen: Arrivals,
     moto: Moto,
@@ -26,7 +26,7 @@ async fn scene() -> Scene {
     let queue = moto.queue_url("outbound");
     moto.create_queue("outbound").await.unwrap();
     shop.bucket.versioning(true);
-    Scene { shop, server, partner, seen, moto, queue }
+    Scene { shop, _server: server, partner, seen, moto, queue }
 }
 
 /// What S3 says when an object is written.

@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 /// What giving messages back may take; what was not given back comes again by itself.
 const CLOSING: Duration = Duration::from_secs(10);
+/// The wait of one request while messages are held: at the end it is waited for, because a queue may go on with a request that
+/// was dropped, and would hand what is given back to nobody.
+const SHORT_WAIT: Duration = Duration::from_secs(2);
 /// Messages remembered as told or counted already.
 const MOST_TOLD: usize = 10_000;
 
@@ -161,13 +164,14 @@ impl Postman {
         let mut receiving: Option<Receiving> = None;
         while !self.stop.is_cancelled() {
             self.look_after().await;
-            let wanted = {
+            let (wanted, wait) = {
                 let state = self.shared.state();
-                !state.paused && state.letters.has_room()
+                let wait = if state.letters.held() > 0 { SHORT_WAIT } else { LONGEST_WAIT };
+                (!state.paused && state.letters.has_room(), wait)
             };
             if receiving.is_none() && wanted && Instant::now() >= self.not_before {
                 let (queue, hidden) = (self.queue.clone(), self.hidden);
-                receiving = Some(Box::pin(async move { queue.receive(LONGEST_WAIT, hidden).await }));
+                receiving = Some(Box::pin(async move { queue.receive(wait, hidden).await }));
             }
             let now = Instant::now();
             // Often enough to hide again in time what is held.
@@ -185,7 +189,12 @@ impl Postman {
                 }
             }
         }
-        drop(receiving);
+        let receiving = receiving.filter(|_| self.shared.state().letters.held() > 0);
+        if let Some(receiving) = receiving
+            && let Ok(Ok(messages)) = tokio::time::timeout(SHORT_WAIT * 2, receiving).await
+        {
+            self.sort(messages).await;
+        }
         self.delete().await;
         let rest = self.shared.state().letters.all();
         for receipts in rest.chunks(BATCH) {
