@@ -37,6 +37,8 @@ pub struct Scene {
     pub seed: u64,
     pub kind: Kind,
     pub struck: Vec<Strike>,
+    /// The one that found no run to strike, or did not end it.
+    pub missed: Option<Strike>,
     pub interruptions: u64,
     pub sent_again: u64,
     pub most_temporary: usize,
@@ -56,6 +58,7 @@ impl Scene {
             seed,
             kind,
             struck: Vec::new(),
+            missed: None,
             interruptions: 0,
             sent_again: 0,
             most_temporary: 0,
@@ -78,6 +81,7 @@ impl Scene {
         for index in 0..strikes {
             let strike = Strike::random(&mut self.chance, self.kind, index == 0);
             if !self.strike(&mut stage, strike).await? {
+                self.missed = Some(strike);
                 break;
             }
             self.interruptions += strike.interruptions();
@@ -190,9 +194,14 @@ impl Scene {
             }
         }
         let status = run.end(LIMIT).await;
+        let tripped = stage.tripped.fired.load(SeqCst);
         stage.tripped.arm(None);
         stage.heal();
         let killed = status.is_some_and(was_killed);
+        if stop == Some(Signal::KILL) && tripped && !killed {
+            // The server ended the session, and the signal came before anybody knew whom to kill: an interruption all the same.
+            self.interruptions += 1;
+        }
         if !killed {
             self.judge(&run, status, strike.name());
         }
