@@ -30,9 +30,13 @@ pub struct Forecast {
 /// `largest` is the size of the largest file.
 pub fn forecast(profile: &Profile, options: &Options, largest: u64, now: Timestamp) -> Forecast {
     let judged = verdict::verdict(profile);
-    let usual = transfer::pool::usual_connections(Duration::from_secs_f64(profile.round_trip_ms.clamp(0.0, 1e6) / 1000.0)) as u32;
+    let round_trip = Duration::from_secs_f64(profile.round_trip_ms.clamp(0.0, 1e6) / 1000.0);
+    // A server that confirms no write serves one file a connection.
+    let one_file_each = profile.knows(Ability::ConfirmsWrites) != Tried::Yes;
+    let wanted = options.connections.map(|wanted| wanted.max(1) as usize);
+    let first = transfer::pool::first_connections(round_trip, one_file_each, wanted, options.lanes.max(1) as usize) as u32;
     let granted = profiles::known(profile, now).logins.map_or(u32::MAX, |granted| granted.max(1) as u32);
-    let connections = options.connections.unwrap_or(usual).min(granted);
+    let connections = first.min(granted);
     let mut warnings = profiles::warnings(profile, options, now);
     let proof = match judged.proof {
         "unknown" => "unknown".to_owned(),
@@ -134,7 +138,12 @@ mod tests {
         assert_eq!(of(&seen(), &Options::default(), 2 << 30).proof, "sampled");
         let far = Profile { round_trip_ms: 30.0, ..seen() };
         assert_eq!(of(&far, &Options::default(), 10).connections, 4);
-        assert_eq!(of(&far, &Options { connections: Some(7), ..Options::default() }, 10).connections, 7);
+        let seven = Options { connections: Some(7), ..Options::default() };
+        assert_eq!(of(&far, &seven, 10).connections, 4);
+        assert_eq!(of(&far, &Options { lanes: 3, ..Options::default() }, 10).connections, 3);
+        let mut confirming = far.clone();
+        confirming.note(Ability::ConfirmsWrites, true, "tried", Timestamp::UNIX_EPOCH);
+        assert_eq!(of(&confirming, &seven, 10).connections, 7);
         let logins = Logins { granted: 3, limited: true, evidence: "421".into(), at: Timestamp::UNIX_EPOCH, by: Observer::Rehearse };
         let strict = Profile { logins: Some(logins), ..far };
         let strict = of(&strict, &Options::default(), 10);

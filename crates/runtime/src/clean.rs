@@ -52,9 +52,14 @@ pub async fn clean(
                 continue;
             };
             let path = directory.join(&entry.name).map_err(transfer::Error::from)?;
-            let removed = kept_because.is_none() && !dry_run;
+            let (mut removed, mut kept_because) = (kept_because.is_none() && !dry_run, kept_because);
             match (removed, entry.metadata.directory) {
-                (true, true) => connection.remove_directory(&path).await?,
+                // What stands in it is not known to be ours.
+                (true, true) => match connection.remove_directory(&path).await {
+                    Err(error) if error.is_connection_lost() => return Err(error.into()),
+                    Err(error) => (removed, kept_because) = (false, Some(transfer::error::chain(&error))),
+                    Ok(()) => {}
+                },
                 (true, false) => connection.remove(&path).await?,
                 (false, _) => {}
             }

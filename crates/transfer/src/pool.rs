@@ -20,9 +20,11 @@ const FAR: Duration = Duration::from_millis(10);
 /// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
 const NEAR_CONNECTIONS: usize = 2;
 const FAR_CONNECTIONS: usize = 4;
-/// How many connections a copy begins with, unless it was told.
-pub fn usual_connections(round_trip: Duration) -> usize {
-    if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS }
+/// How many connections a copy begins with. `wanted` is what it was told; where a connection serves one file at a time it is
+/// the most, as is `lanes`, for their number grows by itself.
+pub fn first_connections(round_trip: Duration, one_file_each: bool, wanted: Option<usize>, lanes: usize) -> usize {
+    let usual = if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
+    if one_file_each { usual.min(lanes).min(wanted.unwrap_or(lanes)) } else { wanted.unwrap_or(usual) }
 }
 
 /// Where a connection serves one file at a time, their number doubles while that brings at least so much more…
@@ -385,12 +387,11 @@ impl Pool {
                 let connection: Arc<dyn Connection> = Arc::from(connection);
                 if !state.proven {
                     let round_trip = connection.identity().round_trip;
-                    let usual = usual_connections(round_trip);
-                    state.target = self.wanted.unwrap_or(usual);
+                    let one_file_each = connection.capabilities().multiplex == 1;
+                    state.target = first_connections(round_trip, one_file_each, self.wanted, self.lanes);
                     state.limit = state.target;
-                    if connection.capabilities().multiplex == 1 {
+                    if one_file_each {
                         state.limit = self.lanes.min(self.wanted.unwrap_or(self.lanes));
-                        state.target = usual.min(state.limit);
                         let look = RAMP_LOOK.max(round_trip * RAMP_ROUND_TRIPS);
                         state.ramp = Some(Ramp { since: Instant::now(), work: self.work(), rate: 0.0, look });
                     }

@@ -36,7 +36,7 @@ fn killed_in_the_middle(site: &Site, shop: &Shop) {
 }
 
 // SEMANTICS S44: "Scratch files of a rehearsal that was killed are removed by the next one in that directory, and by `clean`
-// once they are older than `--older-than`; those of one that is under way are left alone by both."
+// once they are older than `--older-than`; those of one that is under way on the same machine are left alone by both."
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_rehearsal_removes_what_a_killed_one_left() {
     let ssh = openssh(SshdOptions { own_account: true, ..SshdOptions::default() }).await;

@@ -277,14 +277,25 @@ async fn mistakes_in_batches(server: &FtpServer, verb: &'static str, extra: &'st
     {
         mistakes.push("upload");
     }
+    if put(&*connection, "cut", b"con").await.is_ok() {
+        arm();
+        let options = CreateOptions { mode: OpenMode::Continue(3), ..options };
+        if let Ok(writer) = connection.open(&path("cut"), options).await
+            && writer.write_at(3, Bytes::from_static(b"tent")).await.is_ok()
+            && writer.close().await.is_ok()
+            && std::fs::read(server.file("cut")).is_ok_and(|content| content != b"content")
+        {
+            mistakes.push("upload that goes on");
+        }
+    }
     mistakes
 }
 
-// Mutation: `renamed_and_looked` does not look at the answer to PWD.
+// Mutations: `renamed_and_looked` does not look at the answer to PWD; `prepare` does not look at the answer to REST.
 #[tokio::test]
 async fn an_answer_too_many_in_a_batch_is_never_taken_for_another() {
     let mut wrong = Vec::new();
-    for verb in ["RNFR", "RNTO", "MLST", "SIZE", "CWD", "EPSV"] {
+    for verb in ["RNFR", "RNTO", "MLST", "SIZE", "CWD", "EPSV", "REST"] {
         for extra in ["250 extra\r\n", "550 extra\r\n", "350 extra\r\n", "213 5\r\n"] {
             let server = clear().await;
             std::fs::write(server.file("there"), b"12345").unwrap();
