@@ -40,6 +40,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// So many files share a connection before another one is opened.
 const SPREAD: usize = 4;
+/// A large file waits so long for a connection that it has for itself, then it goes on over a shared one.
+const OWN_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct Pool {
@@ -219,15 +221,26 @@ impl Pool {
 
     /// A place on the least busy connection, opening one where that helps.
     pub async fn seat(self: &Arc<Self>) -> Result<Seat> {
+        self.seat_among(SPREAD).await
+    }
+
+    /// A place for a large file: on a connection of its own as long as more of them may be opened. Several that share one share
+    /// what one connection has in flight, which is little over a far line.
+    pub async fn seat_apart(self: &Arc<Self>) -> Result<Seat> {
+        self.seat_among(1).await
+    }
+
+    /// Where so many files have the least busy connection, another one is opened.
+    async fn seat_among(self: &Arc<Self>, files: usize) -> Result<Seat> {
         loop {
-            let seat = self.any_seat().await?;
+            let seat = self.any_seat(files).await?;
             if seat.answers().await {
                 return Ok(seat);
             }
         }
     }
 
-    async fn any_seat(self: &Arc<Self>) -> Result<Seat> {
+    async fn any_seat(self: &Arc<Self>, mut files: usize) -> Result<Seat> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -238,7 +251,7 @@ impl Pool {
                 if seat.is_none() {
                     self.ramp(&mut state);
                 }
-                let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > SPREAD);
+                let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > files);
                 let room = state.members.len() + state.opening < state.target;
                 let grow = busy && room && (state.proven || state.opening == 0);
                 if grow {
@@ -247,6 +260,16 @@ impl Pool {
                 (seat, grow)
             };
             match (seat, grow) {
+                (Some(seat), true) if files == 1 => {
+                    drop(seat);
+                    let pool = self.clone();
+                    // Opened in any case: the next one finds it.
+                    let opening = tokio::spawn(async move { pool.open().await });
+                    match tokio::time::timeout(OWN_WAIT, opening).await {
+                        Ok(Ok(Ok(seat))) => return Ok(seat),
+                        _ => files = SPREAD,
+                    }
+                }
                 (Some(seat), true) => {
                     // The file starts on what there is; the next ones find the new connection.
                     let pool = self.clone();

@@ -223,8 +223,10 @@ impl FileRun {
     }
 
     async fn seat(&self) -> Result<Seat> {
+        let pool = &self.engine.pool;
+        let seat = async { if self.task.pin.size > self.engine.range_size { pool.seat_apart().await } else { pool.seat().await } };
         tokio::select! {
-            seat = self.engine.pool.seat() => seat,
+            seat = seat => seat,
             _ = self.engine.halt.cancelled() => Err(cancelled()),
         }
     }

@@ -121,7 +121,9 @@ impl FileRun {
         self.begin_stream(0);
         let capabilities = self.capabilities(seat);
         let plan = self.plan(&capabilities, false)?;
-        let (size, range_size) = (self.task.pin.size, self.engine.range_size_over(plan.connections));
+        let size = self.task.pin.size;
+        // One stream has one range in hand, and nothing waits for confirmations.
+        let range_size = if capabilities.is_stream() { self.engine.range_size } else { self.engine.range_size_over(plan.connections) };
         let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
         self.sheet = Some(match capabilities.is_stream() {
             true => Sheet::stream(size, range_size, plan.digests, plan.grade == Grade::Sampled),

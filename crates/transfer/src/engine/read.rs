@@ -18,12 +18,26 @@ use crate::{Error, ErrorKind, Result, Subject};
 const RANGES_PER_CONNECTION: u64 = 4;
 /// Smaller ones cost more requests than they fill the line.
 const LEAST_SHARE: u64 = 2 << 20;
+/// A server counts as far from here on: it is given so many connections.
+const FAR: usize = 3;
+/// Several files share a far line and the memory, each on a lane of its own: one range is sent and one is being read, or
+/// most of them stand idle.
+const RANGES_PER_FILE: u64 = 3;
+const LEAST_OF_MANY: u64 = 1 << 20;
 
 impl Inner {
+    pub(super) fn is_far(&self) -> bool {
+        self.pool.target() >= FAR
+    }
+
     /// The size of the ranges of a file that travels over so many connections.
     pub(super) fn range_size_over(&self, connections: u64) -> u64 {
-        let share = self.budget.range_bytes() / (connections.max(1) * RANGES_PER_CONNECTION);
-        if connections < 3 { self.range_size } else { self.range_size.min(share.max(LEAST_SHARE)) }
+        let share = |ranges: u64, least: u64| self.range_size.min((self.budget.range_bytes() / ranges.max(1)).max(least));
+        match self.is_far() {
+            _ if connections >= FAR as u64 => share(connections * RANGES_PER_CONNECTION, LEAST_SHARE),
+            true => share(self.setup.tuning.transfers as u64 * RANGES_PER_FILE, LEAST_OF_MANY),
+            false => self.range_size,
+        }
     }
 
     /// Reads a range, with up to three attempts. The error of the last one is final for this file.

@@ -26,7 +26,7 @@ use crate::{Capabilities, CreateOptions, Error, ErrorKind, OpenMode, Result, Sub
 
 /// Ranges in flight on one lane: one is being written while the one before is being proved…
 const HANDS_PER_LANE: usize = 2;
-/// …and on a far line, where several lanes share a file, another waits for its last confirmations.
+/// …and on a far line, where ranges are small, another waits for its last confirmations.
 const HANDS_PER_FAR_LANE: usize = 3;
 /// A sync is asked for after so many bytes or so much time, whichever comes first; it bounds what must be looked at
 /// again after a lost connection.
@@ -369,7 +369,7 @@ impl FileRun {
 
         let hands_per_lane = match (capabilities.offset_writes, plan.connections) {
             (false, _) => 1,
-            (true, ..3) => HANDS_PER_LANE,
+            (true, ..3) if !engine.is_far() => HANDS_PER_LANE,
             (true, _) => HANDS_PER_FAR_LANE,
         };
         let ahead = (plan.connections as usize * 2).clamp(3, 8);
