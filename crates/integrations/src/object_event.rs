@@ -1,6 +1,8 @@
 //! Reads what a store says of a new object: S3's notification, the same in an envelope of SNS, or the form of EventBridge.
 //! Whoever may write to the queue may write anything here, so everything is bounded and a name is only a name.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use model::ObjectKey;
 use serde_json::Value;
@@ -26,6 +28,8 @@ pub struct Written {
 /// What one message says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notice {
+    /// Of all its events, also of those that write nothing.
+    pub buckets: BTreeSet<String>,
     pub written: Vec<Written>,
     /// Events of another kind: removed, tagged, restored.
     pub others: u64,
@@ -70,7 +74,8 @@ fn enclosed(message: &Value) -> Option<&str> {
 
 fn notice(message: &Value) -> Result<Notice, NotUnderstood> {
     if message.get("Event").is_some_and(|event| event == "s3:TestEvent") {
-        return Ok(Notice::default());
+        let bucket = named(message.get("Bucket").and_then(Value::as_str)).ok_or(NotUnderstood::NoObject(0))?;
+        return Ok(Notice { buckets: BTreeSet::from([bucket]), ..Notice::default() });
     }
     if message.get("source").is_some_and(|source| source == "aws.s3") {
         return of_event_bridge(message);
@@ -87,13 +92,15 @@ fn notice(message: &Value) -> Result<Notice, NotUnderstood> {
             return Err(NotUnderstood::AnotherKind);
         }
         let name = text("eventName").ok_or(NotUnderstood::AnotherKind)?;
+        let part = |path: &str| record.pointer(path).and_then(Value::as_str);
+        let bucket = named(part("/s3/bucket/name")).ok_or(NotUnderstood::NoObject(index))?;
+        notice.buckets.insert(bucket.clone());
         if !name.strip_prefix("s3:").unwrap_or(name).starts_with("ObjectCreated:") {
             notice.others += 1;
             continue;
         }
-        let part = |path: &str| record.pointer(path).and_then(Value::as_str);
         let written = written(
-            part("/s3/bucket/name"),
+            bucket,
             part("/s3/object/key").and_then(decoded),
             part("/s3/object/versionId"),
             part("/s3/object/eTag"),
@@ -106,25 +113,30 @@ fn notice(message: &Value) -> Result<Notice, NotUnderstood> {
 
 fn of_event_bridge(message: &Value) -> Result<Notice, NotUnderstood> {
     let kind = message.get("detail-type").and_then(Value::as_str).ok_or(NotUnderstood::AnotherKind)?;
-    if kind != "Object Created" {
-        return Ok(Notice { written: Vec::new(), others: 1 });
-    }
     let part = |path: &str| message.pointer(path).and_then(Value::as_str);
+    let bucket = named(part("/detail/bucket/name")).ok_or(NotUnderstood::NoObject(0))?;
+    let buckets = BTreeSet::from([bucket.clone()]);
+    if kind != "Object Created" {
+        return Ok(Notice { buckets, written: Vec::new(), others: 1 });
+    }
     // Here the key stands as it is.
     let written = written(
-        part("/detail/bucket/name"),
+        bucket,
         part("/detail/object/key").map(str::to_owned),
         part("/detail/object/version-id"),
         part("/detail/object/etag"),
         part("/time"),
     );
-    Ok(Notice { written: vec![written.ok_or(NotUnderstood::NoObject(0))?], others: 0 })
+    Ok(Notice { buckets, written: vec![written.ok_or(NotUnderstood::NoObject(0))?], others: 0 })
 }
 
-fn written(bucket: Option<&str>, key: Option<String>, version: Option<&str>, etag: Option<&str>, at: Option<&str>) -> Option<Written> {
-    let named = |text: Option<&str>| text.filter(|text| (1..=LONGEST_NAME).contains(&text.len())).map(str::to_owned);
+fn named(text: Option<&str>) -> Option<String> {
+    text.filter(|text| (1..=LONGEST_NAME).contains(&text.len())).map(str::to_owned)
+}
+
+fn written(bucket: String, key: Option<String>, version: Option<&str>, etag: Option<&str>, at: Option<&str>) -> Option<Written> {
     Some(Written {
-        bucket: named(bucket)?,
+        bucket,
         key: ObjectKey::new(key?).ok()?,
         // The version of what was written while versions were off or suspended is called null, and is the only one of its name.
         version: named(version).filter(|version| version != "null"),
@@ -154,6 +166,14 @@ mod tests {
                 "object": {"key": key, "size": 3, "eTag": "abc", "versionId": "v1", "sequencer": "0055AED6DCD90281E5"}
             }
         })
+    }
+
+    fn bucket(name: &str) -> BTreeSet<String> {
+        BTreeSet::from([name.to_owned()])
+    }
+
+    fn only(name: &str) -> Notice {
+        Notice { buckets: bucket(name), ..Notice::default() }
     }
 
     fn said(message: &Value) -> Result<Notice, NotUnderstood> {
@@ -186,7 +206,7 @@ mod tests {
         };
         let notice = said(&event("Object Created")).unwrap();
         assert_eq!((notice.written[0].key.as_str(), notice.written[0].version.as_deref()), ("p/a+b %41", Some("v")));
-        assert_eq!(said(&event("Object Deleted")).unwrap(), Notice { written: vec![], others: 1 });
+        assert_eq!(said(&event("Object Deleted")).unwrap(), Notice { buckets: bucket("b"), written: vec![], others: 1 });
     }
 
     #[test]
@@ -194,7 +214,24 @@ mod tests {
         let records = ["ObjectCreated:Copy", "ObjectRemoved:Delete", "s3:ObjectCreated:Put", "ObjectRestore:Completed"];
         let notice = said(&json!({"Records": records.map(|event| record(event, "p/a"))})).unwrap();
         assert_eq!((notice.written.len(), notice.others), (2, 2));
-        assert_eq!(said(&json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})).unwrap(), Notice::default());
+        assert_eq!(said(&json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})).unwrap(), only("b"));
+    }
+
+    #[test]
+    fn the_bucket_of_every_kind_of_event_is_read() {
+        let mut removed = record("ObjectRemoved:Delete", "p/a");
+        removed["s3"]["bucket"]["name"] = json!("theirs");
+        let both = said(&json!({"Records": [record("ObjectCreated:Put", "p/a"), removed]})).unwrap();
+        assert_eq!(both.buckets, BTreeSet::from(["b".to_owned(), "theirs".to_owned()]));
+        assert_eq!(said(&json!({"Event": "s3:TestEvent", "Bucket": "theirs"})).unwrap(), only("theirs"));
+        removed["s3"]["bucket"] = Value::Null;
+        for nameless in [
+            json!({"Records": [removed]}),
+            json!({"Event": "s3:TestEvent"}),
+            json!({"source": "aws.s3", "detail-type": "AWS API Call via CloudTrail", "detail": {}}),
+        ] {
+            assert_eq!(said(&nameless), Err(NotUnderstood::NoObject(0)), "{nameless}");
+        }
     }
 
     #[test]

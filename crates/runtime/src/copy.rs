@@ -309,7 +309,7 @@ impl Run<'_> {
         let beside = engine.beside(setup(their_source, companions.clone(), Arc::default()));
         let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
         let resting = match &self.round {
-            Some(round) => round.resting(&self.store, held).await?,
+            Some(round) => round.left_for_later(&self.store, held).await?,
             None => HashSet::new(),
         };
         let feed = agreed.feed(feed, resting).await?;

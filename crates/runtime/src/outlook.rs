@@ -26,7 +26,8 @@ const HELD_PAUSE: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Debug)]
 struct Known {
-    identity: (u64, Option<String>, Option<Timestamp>),
+    /// Size, ETag and the second it was written: a listing may have parts of one, which a single look has not.
+    identity: (u64, Option<String>, Option<i64>),
     first_seen: Instant,
     failures: u32,
     fate: Fate,
@@ -63,11 +64,13 @@ pub struct Outlook {
     shown: HashMap<String, ObjectKey>,
     listing: u64,
     companions: Option<(u32, Instant)>,
+    /// What is told once: objects that we may not look at.
+    denied: HashSet<ObjectKey>,
 }
 
 impl Outlook {
     pub fn new(settle: Duration) -> Self {
-        Self { settle, known: HashMap::new(), shown: HashMap::new(), listing: 0, companions: None }
+        Self { settle, known: HashMap::new(), shown: HashMap::new(), listing: 0, companions: None, denied: HashSet::new() }
     }
 
     pub async fn look(
@@ -132,7 +135,7 @@ impl Outlook {
     }
 
     fn meet(&mut self, object: &Object) -> &mut Known {
-        let identity = (object.size, object.etag.clone(), object.modified);
+        let identity = (object.size, object.etag.clone(), object.modified.map(Timestamp::as_second));
         let fresh = |identity| Known { identity, first_seen: Instant::now(), failures: 0, fate: Fate::Open, listing: 0 };
         let known = self.known.entry(object.key.clone()).or_insert_with(|| fresh(identity.clone()));
         if known.identity != identity {
@@ -201,6 +204,13 @@ impl Outlook {
             (_, Nature::Transient) => Fate::After(now + pause),
             (_, Nature::Permanent) => Fate::GivenUp,
         };
+    }
+
+    /// Failed in a round that reached nobody: its end is waited for, and then all are due.
+    pub fn due_again(&mut self, shown: &str) {
+        if let Some((_, known)) = self.find(shown) {
+            (known.failures, known.fate) = (0, Fate::Open);
+        }
     }
 
     pub fn retrying(&self) -> u64 {
@@ -274,6 +284,17 @@ mod tests {
         assert_eq!(sorted(&mut outlook, &future).fresh, 1);
         assert_eq!(sorted(&mut outlook, &object("a", "2", -3600)).settling, 1, "it changed");
         assert_eq!(sorted(&mut outlook, &object("b", "1", 10)).fresh, 1);
+    }
+
+    #[test]
+    fn a_listing_and_a_look_at_one_object_agree_on_it_within_the_second() {
+        let mut outlook = Outlook::new(Duration::ZERO);
+        let mut one = object("a", "1", 10);
+        one.modified = Some("2026-01-02T03:04:05.678Z".parse().unwrap());
+        sorted(&mut outlook, &one);
+        outlook.failed("a", ErrorClass::DestExists, Instant::now());
+        one.modified = Some("2026-01-02T03:04:05Z".parse().unwrap());
+        assert_eq!(sorted(&mut outlook, &one).given_up, 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(crate) struct Round {
 
 impl Round {
     /// The keys of the manifest that are left to a later round.
-    pub async fn resting(&self, store: &Store, held: &Held) -> app::Result<HashSet<ObjectKey>> {
+    pub async fn left_for_later(&self, store: &Store, held: &Held) -> app::Result<HashSet<ObjectKey>> {
         let mut resting = self.resting.clone();
         if !self.in_part || !held.resumed {
             return Ok(resting);

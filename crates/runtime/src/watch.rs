@@ -90,6 +90,8 @@ pub async fn watch(
         outlook: Outlook::new(settle),
         inbox,
         heard: HashMap::new(),
+        unreached: None,
+        reached: false,
         report: WatchReport { v: 1, kind: "watch", state: "watching", ..WatchReport::default() },
         last: None,
     };
@@ -154,6 +156,9 @@ struct Watcher<'a> {
     inbox: Option<Inbox>,
     /// Files that ended in this round by key; `true`: the object was another one by then.
     heard: HashMap<String, bool>,
+    /// Why a file of this round did not reach the partner, and whether any ended otherwise.
+    unreached: Option<String>,
+    reached: bool,
     report: WatchReport,
     last: Option<Summary>,
 }
@@ -169,7 +174,7 @@ impl Watcher<'_> {
             self.heard.clear();
             let outcome = match turn {
                 Turn::Listing => self.round(unfinished).await,
-                Turn::Events => self.events().await.map(|()| false),
+                Turn::Events => self.events().await,
             };
             self.report.rounds += 1;
             // A refused login is tried again by whoever asked for it, once, and not by every round.
@@ -283,25 +288,26 @@ impl Watcher<'_> {
         Ok((source, destination))
     }
 
-    /// Sends what the queue's messages name, and nothing else.
-    async fn events(&mut self) -> Result<(), Failure> {
-        let Named { objects, found, notes } = self.look_at_named().await?;
+    /// Sends what the queue's messages name, and nothing else. `true`: nothing could be looked at, and a listing must tell why.
+    async fn events(&mut self) -> Result<bool, Failure> {
+        let Named { objects, found, notes, unseen } = self.look_at_named().await?;
         for note in notes {
             let _ = self.events.send(Event::Note(note)).await;
         }
-        let Some(inbox) = &self.inbox else { return Ok(()) };
+        let Some(inbox) = &self.inbox else { return Ok(unseen) };
         let mut sent = Vec::new();
         for (written, found) in found {
             match found {
                 Found::Send(key) => sent.push((written, key)),
                 Found::Later(at) => inbox.rest(&written, at),
+                Found::PutOff(first) => inbox.put_off(&written, first),
                 Found::Done => inbox.settle(&written),
                 Found::NotOurs => inbox.not_ours(&written),
                 Found::Superseded => inbox.superseded(&written),
             }
         }
         if objects.is_empty() {
-            return Ok(());
+            return Ok(unseen);
         }
         let outcome = self.send(Round { objects, in_part: true, ..Round::default() }).await;
         let heard = |key: &ObjectKey| self.heard.get(&key.to_string()).copied();
@@ -313,11 +319,12 @@ impl Watcher<'_> {
             let Some(inbox) = &self.inbox else { break };
             match self.outlook.became(key, heard(key), Instant::now()) {
                 Found::Later(at) => inbox.rest(written, at),
+                Found::PutOff(first) => inbox.put_off(written, first),
                 _ => inbox.settle(written),
             }
         }
         self.report.retrying = self.outlook.retrying();
-        outcome
+        outcome.map(|()| unseen)
     }
 
     async fn look_at_named(&mut self) -> Result<Named, Failure> {
@@ -330,7 +337,7 @@ impl Watcher<'_> {
         let (source, destination) = self.ends().await?;
         let naming = open::naming(&self.spec, &source, &destination, Timestamp::now())?;
         let chooser = Chooser::new(&self.spec.options, &source, &naming)?;
-        Ok(self.outlook.look_at(&self.store, &source, &destination.key, &naming, &chooser, wanted).await?)
+        Ok(self.outlook.look_at(&self.store, &source, &destination.key, &naming, &chooser, wanted, &self.control.stop).await?)
     }
 
     async fn send(&mut self, round: Round) -> Result<(), Failure> {
@@ -338,6 +345,8 @@ impl Watcher<'_> {
         let password = self.password.clone();
         let copy = copy_round(self.place, self.spec.clone(), password, CopyMode::default(), inner, self.control.clone(), Some(round));
         tokio::pin!(copy);
+        self.unreached = None;
+        self.reached = false;
         let outcome = loop {
             tokio::select! {
                 Some(event) = heard.recv() => self.hear(event).await,
@@ -353,8 +362,17 @@ impl Watcher<'_> {
         let trouble = summary.error.as_ref().filter(|e| e.class != ErrorClass::Cancelled).map(|e| (e.class, e.message.clone()));
         let _ = self.events.send(Event::Round(Box::new(summary.clone()))).await;
         self.last = Some(summary);
-        match trouble {
-            Some((class, message)) => Err(Failure::of(class, message)),
+        if let Some((class, message)) = trouble {
+            return Err(Failure::of(class, message));
+        }
+        match self.unreached.take().filter(|_| !self.reached && !self.mode.once) {
+            Some(message) => {
+                // One wait for all of them, instead of one for each.
+                for (shown, _) in self.heard.drain() {
+                    self.outlook.due_again(&shown);
+                }
+                Err(Failure::of(ErrorClass::DestUnreachable, message))
+            }
             None => Ok(()),
         }
     }
@@ -364,11 +382,18 @@ impl Watcher<'_> {
             Event::Receipt { report, .. } if report.kind == "file" => {
                 self.report.delivered += 1;
                 self.report.last_delivery = Some(Timestamp::now());
+                self.reached = true;
                 self.outlook.delivered(&report.key);
                 self.heard.insert(report.key.clone(), false);
             }
             Event::File(report) if report.kind == "file" => {
                 let class = report.error.as_ref().map(|error| error.class);
+                match &report.error {
+                    Some(error) if error.class == ErrorClass::DestUnreachable => {
+                        self.unreached.get_or_insert_with(|| error.message.clone());
+                    }
+                    _ => self.reached = true,
+                }
                 match class {
                     Some(class) => self.outlook.failed(&report.key, class, Instant::now()),
                     None => self.outlook.settled_otherwise(&report.key, report.status),

@@ -52,8 +52,8 @@ pub fn stopped(child: Child) -> Ran {
     ended(child)
 }
 
-// SEMANTICS S41: "A watch delivers each version of an object that it sees exactly once: a kill at any moment, and the start after it,
-// lose nothing and double nothing."
+// SEMANTICS S41: "A watch delivers each version of an object that it sees exactly once, unless a newer one was delivered first; within
+// one second that cannot be told. A kill at any moment, and the start after it, lose nothing and double nothing."
 #[tokio::test(flavor = "multi_thread")]
 async fn each_version_arrives_exactly_once_through_kills_at_any_moment() {
     let (shop, server) = (shop().await, SftpServer::builder().start().await.unwrap());

@@ -12,8 +12,8 @@ pub enum QueueAddress {
         url: String,
         /// Named by an address of AWS itself.
         region: Option<String>,
-        /// Scheme, host and port of any other address.
-        endpoint: Option<String>,
+        /// Scheme, host and port.
+        endpoint: String,
     },
     Name {
         name: String,
@@ -23,8 +23,17 @@ pub enum QueueAddress {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no queue: give its URL (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME), its ARN or its name")]
+#[error("{0} names no queue: give its URL (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME), its ARN or its name")]
 pub struct AddressError(String);
+
+impl AddressError {
+    fn of(text: &str) -> Self {
+        // Before an @ of a URL stands a password.
+        let shown =
+            if text.contains('@') { "what has an @ in it".to_owned() } else { format!("{:?}", text.chars().take(200).collect::<String>()) };
+        Self(shown)
+    }
+}
 
 impl QueueAddress {
     pub(super) fn region(&self) -> Option<&str> {
@@ -35,7 +44,7 @@ impl QueueAddress {
 
     pub(super) fn endpoint(&self) -> Option<&str> {
         match self {
-            Self::Url { endpoint, .. } => endpoint.as_deref(),
+            Self::Url { endpoint, .. } => Some(endpoint),
             Self::Name { .. } => None,
         }
     }
@@ -48,8 +57,7 @@ impl QueueAddress {
             return None;
         }
         let region = region_of(host).filter(|_| scheme == "https").map(str::to_owned);
-        let endpoint = region.is_none().then(|| format!("{scheme}://{host}"));
-        Some(Self::Url { url: text.to_owned(), region, endpoint })
+        Some(Self::Url { url: text.to_owned(), region, endpoint: format!("{scheme}://{host}") })
     }
 
     fn of_arn(text: &str) -> Option<Self> {
@@ -67,7 +75,7 @@ impl std::str::FromStr for QueueAddress {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let by_name = || is_name(text).then(|| Self::Name { name: text.to_owned(), region: None, account: None });
-        Self::of_url(text).or_else(|| Self::of_arn(text)).or_else(by_name).ok_or_else(|| AddressError(text.chars().take(200).collect()))
+        Self::of_url(text).or_else(|| Self::of_arn(text)).or_else(by_name).ok_or_else(|| AddressError::of(text))
     }
 }
 
@@ -110,7 +118,7 @@ mod tests {
     #[test]
     fn a_url_names_its_region_or_its_endpoint() {
         let aws = read("https://sqs.eu-west-1.amazonaws.com/123456789012/outbound").unwrap();
-        assert_eq!((aws.region(), aws.endpoint()), (Some("eu-west-1"), None));
+        assert_eq!((aws.region(), aws.endpoint()), (Some("eu-west-1"), Some("https://sqs.eu-west-1.amazonaws.com")));
         assert_eq!(read("https://sqs.cn-north-1.amazonaws.com.cn/1/q").unwrap().region(), Some("cn-north-1"));
         for (own, endpoint) in [
             ("http://127.0.0.1:5000/123456789012/q", "http://127.0.0.1:5000"),
@@ -138,5 +146,12 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_refused_address_is_shown_unless_it_may_hold_a_password() {
+        assert!(read("a b").unwrap_err().to_string().starts_with("\"a b\" names no queue"));
+        let hidden = read("https://KEY:SECRET@host/q").unwrap_err();
+        assert!(!format!("{hidden} {hidden:?}").contains("SECRET"), "{hidden}");
     }
 }

@@ -56,7 +56,9 @@ pub(super) async fn client(config: &SqsConfig) -> Client {
     if shared.region().is_none() {
         builder = builder.region(Region::new(FIRST_REGION));
     }
-    if let Some(endpoint) = endpoint {
+    // An address of AWS may be asked for in another form, which the SDK makes from the region; it takes no endpoint then.
+    let other_form = config.queue.region().is_some() && (shared.use_fips() == Some(true) || shared.use_dual_stack() == Some(true));
+    if let Some(endpoint) = endpoint.filter(|_| !other_form) {
         builder = builder.endpoint_url(endpoint);
     }
     Client::from_conf(builder.build())

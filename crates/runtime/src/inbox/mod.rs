@@ -1,9 +1,9 @@
 //! The messages of a watch's queue: receives them while there is room, keeps them hidden while their objects are under way,
 //! deletes them when those are done with, and gives the rest back at the end.
 
+mod held;
 #[cfg(test)]
 mod inbox_tests;
-mod letters;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use app::Event;
 use app::event::QueueReport;
+use futures_util::future::{BoxFuture, join_all};
 use integrations::queue::{BATCH, LONGEST_WAIT};
 use integrations::{Message, Queue, Written, chain, object_event};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use letters::Letters;
+use held::HeldMessages;
 
 /// A message is hidden from others for this long, and again before that is over. A process that dies gives its messages back so.
 const HIDDEN: Duration = Duration::from_secs(5 * 60);
@@ -27,6 +28,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 /// What giving messages back may take; what was not given back comes again by itself.
 const CLOSING: Duration = Duration::from_secs(10);
+/// Requests at once that give messages back.
+const GIVEN_BACK_AT_ONCE: usize = 8;
 /// The wait of one request while messages are held: at the end it is waited for, because a queue may go on with a request that
 /// was dropped, and would hand what is given back to nobody.
 const SHORT_WAIT: Duration = Duration::from_secs(2);
@@ -42,7 +45,7 @@ pub struct Ours {
 
 #[derive(Debug)]
 struct State {
-    letters: Letters,
+    messages: HeldMessages,
     report: QueueReport,
     /// What does not work, by what was tried.
     troubles: BTreeMap<&'static str, String>,
@@ -81,7 +84,7 @@ impl Inbox {
 
     fn hiding(hidden: Duration, queue: Arc<dyn Queue>, ours: Ours, events: mpsc::Sender<Event>) -> Self {
         let (report, troubles, left, told) = Default::default();
-        let state = Mutex::new(State { letters: Letters::new(hidden), report, troubles, left, told, paused: true });
+        let state = Mutex::new(State { messages: HeldMessages::new(hidden), report, troubles, left, told, paused: true });
         let shared = Arc::new(Shared { state, arrived: Notify::new(), work: Notify::new() });
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         let (failures, not_before) = (0, Instant::now());
@@ -92,12 +95,12 @@ impl Inbox {
 
     /// What is to be looked at now.
     pub fn due(&self) -> Vec<Written> {
-        self.shared.state().letters.due(Instant::now())
+        self.shared.state().messages.due(Instant::now())
     }
 
     /// Waits until there may be something to look at.
     pub async fn arrival(&self) {
-        let next = self.shared.state().letters.next_due();
+        let next = self.shared.state().messages.next_due();
         tokio::select! {
             () = self.shared.arrived.notified() => {}
             () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
@@ -105,7 +108,7 @@ impl Inbox {
     }
 
     pub fn settle(&self, written: &Written) {
-        self.shared.state().letters.settle(written);
+        self.shared.state().messages.settle(written);
         self.shared.work.notify_one();
     }
 
@@ -121,7 +124,11 @@ impl Inbox {
     }
 
     pub fn rest(&self, written: &Written, until: Instant) {
-        self.shared.state().letters.rest(written, until);
+        self.shared.state().messages.rest(written, until);
+    }
+
+    pub fn put_off(&self, written: &Written, first: Duration) {
+        self.shared.state().messages.put_off(written, first, Instant::now());
     }
 
     /// While nothing can be sent nothing is received: each handing out counts towards the queue's limit.
@@ -133,7 +140,7 @@ impl Inbox {
     pub fn report(&self) -> QueueReport {
         let state = self.shared.state();
         let waiting_for = state.troubles.values().next().cloned();
-        QueueReport { held: state.letters.held(), waiting_for, ..state.report.clone() }
+        QueueReport { held: state.messages.held(), waiting_for, ..state.report.clone() }
     }
 
     /// Deletes what is done and gives the rest back.
@@ -156,7 +163,7 @@ struct Postman {
     not_before: Instant,
 }
 
-type Receiving = futures_util::future::BoxFuture<'static, integrations::Result<Vec<Message>>>;
+type Receiving = BoxFuture<'static, integrations::Result<Vec<Message>>>;
 
 impl Postman {
     async fn run(mut self) {
@@ -166,8 +173,8 @@ impl Postman {
             self.look_after().await;
             let (wanted, wait) = {
                 let state = self.shared.state();
-                let wait = if state.letters.held() > 0 { SHORT_WAIT } else { LONGEST_WAIT };
-                (!state.paused && state.letters.has_room(), wait)
+                let wait = if state.messages.held() > 0 { SHORT_WAIT } else { LONGEST_WAIT };
+                (!state.paused && state.messages.has_room(), wait)
             };
             if receiving.is_none() && wanted && Instant::now() >= self.not_before {
                 let (queue, hidden) = (self.queue.clone(), self.hidden);
@@ -189,16 +196,17 @@ impl Postman {
                 }
             }
         }
-        let receiving = receiving.filter(|_| self.shared.state().letters.held() > 0);
+        let receiving = receiving.filter(|_| self.shared.state().messages.held() > 0);
         if let Some(receiving) = receiving
             && let Ok(Ok(messages)) = tokio::time::timeout(SHORT_WAIT * 2, receiving).await
         {
             self.sort(messages).await;
         }
         self.delete().await;
-        let rest = self.shared.state().letters.all();
-        for receipts in rest.chunks(BATCH) {
-            if let Err(error) = self.queue.hide(receipts, Duration::ZERO).await {
+        let rest = self.shared.state().messages.all();
+        for group in rest.chunks(BATCH * GIVEN_BACK_AT_ONCE) {
+            let answers = join_all(group.chunks(BATCH).map(|receipts| self.queue.hide(receipts, Duration::ZERO))).await;
+            if let Some(error) = answers.into_iter().find_map(Result::err) {
                 // They come again by themselves.
                 tracing::warn!(error = %chain(&error), "messages could not be given back to the queue");
                 break;
@@ -212,30 +220,30 @@ impl Postman {
             return;
         }
         self.delete().await;
-        let gone = self.shared.state().letters.let_go(Instant::now());
+        let gone = self.shared.state().messages.let_go(Instant::now());
         // Those that rest are tried again by the watch meanwhile; the queue shows them when their hiding is over.
         if !gone.is_empty() {
             tracing::info!(messages = gone.len(), "messages go back to the queue");
         }
-        let soon = self.shared.state().letters.to_hide(Instant::now());
+        let soon = self.shared.state().messages.to_hide(Instant::now());
         for receipts in soon.chunks(BATCH) {
             let hidden = self.queue.hide(receipts, self.hidden).await;
             if self.said("hold", hidden).await.is_none() {
                 break;
             }
-            self.shared.state().letters.hidden(receipts, Instant::now());
+            self.shared.state().messages.hidden(receipts, Instant::now());
         }
     }
 
     async fn delete(&mut self) {
-        let mut finished = self.shared.state().letters.finished();
+        let mut finished = self.shared.state().messages.finished();
         while !finished.is_empty() {
             let rest = finished.split_off(finished.len().min(BATCH));
             let deleted = self.queue.delete(&finished).await;
             if self.said("delete", deleted).await.is_none() {
                 let mut state = self.shared.state();
-                state.letters.unfinished(finished);
-                state.letters.unfinished(rest);
+                state.messages.unfinished(finished);
+                state.messages.unfinished(rest);
                 return;
             }
             self.shared.state().report.deleted += finished.len() as u64;
@@ -274,10 +282,11 @@ impl Postman {
         for message in messages {
             let notice = object_event::read(&message.body);
             let strange = match &notice {
-                Ok(notice) => notice.written.iter().find(|written| written.bucket != self.ours.bucket).map(|written| {
-                    let bucket = model::escape_name(&written.bucket);
-                    ("bucket", format!("it is about the bucket {bucket}"))
-                }),
+                Ok(notice) => notice
+                    .buckets
+                    .iter()
+                    .find(|bucket| **bucket != self.ours.bucket)
+                    .map(|bucket| ("bucket", format!("it is about the bucket {}", model::escape_name(bucket)))),
                 Err(why) => Some(("form", why.to_string())),
             };
             if let Some((kind, why)) = strange {
@@ -290,7 +299,7 @@ impl Postman {
             let mut state = self.shared.state();
             state.report.received += 1;
             state.report.not_ours += notice.others + others.len() as u64;
-            state.letters.take(message, wanted, Instant::now());
+            state.messages.take(message, wanted, Instant::now());
             drop(state);
             self.shared.arrived.notify_one();
         }

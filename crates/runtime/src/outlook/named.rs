@@ -5,15 +5,19 @@ use std::time::{Duration, Instant};
 
 use app::delivery::{is_version_of, source_name};
 use app::transfers::Naming;
+use futures_util::future::join_all;
 use integrations::Written;
 use model::{ErrorClass, ObjectKey, RemotePath};
 use store::{Delivery, Store};
+use tokio_util::sync::CancellationToken;
 use transfer::{Object, Pin};
 
 use super::{FIRST_PAUSE, Fate, HELD_PAUSE, Outlook, Seen};
 use crate::open::SourceSide;
 use crate::select::{Chooser, Counts};
 
+/// Objects that are remembered as told.
+const MOST_TOLD: usize = 10_000;
 const LOOKED_AT_AT_ONCE: usize = 16;
 /// After an object was found to be another one while it was read.
 const CHANGED_PAUSE: Duration = Duration::from_secs(1);
@@ -23,6 +27,8 @@ const CHANGED_PAUSE: Duration = Duration::from_secs(1);
 pub enum Found {
     Send(ObjectKey),
     Later(Instant),
+    /// Later, and later still each further time; this is the first pause.
+    PutOff(Duration),
     /// On record, gone, or told already that it cannot be sent.
     Done,
     NotOurs,
@@ -34,13 +40,15 @@ pub struct Named {
     pub objects: Vec<Object>,
     pub found: Vec<(Written, Found)>,
     pub notes: Vec<String>,
+    /// None could be looked at: a listing tells whether the store is away.
+    pub unseen: bool,
 }
 
 /// What the store has.
 enum There {
     Gone,
     /// Nothing that another look could not change.
-    Refused(ErrorClass),
+    Refused(app::Error),
     /// The named version, and the version that is current where that is another one.
     Here(Box<Pin>, Option<String>),
 }
@@ -54,18 +62,29 @@ impl Outlook {
         naming: &Naming,
         chooser: &Chooser,
         wanted: Vec<Written>,
+        stop: &CancellationToken,
     ) -> app::Result<Named> {
         self.shown.clear();
         let (mut named, mut seen, mut counts) = (Named::default(), Seen::default(), Counts::default());
-        let (mut here, mut failed) = (Vec::<(Written, Object, Option<String>, RemotePath)>::new(), Vec::new());
-        let all = wanted.len();
+        let mut here = Vec::<(Written, Object, Option<String>, RemotePath)>::new();
+        let mut looked_at = 0;
         for group in wanted.chunks(LOOKED_AT_AT_ONCE) {
-            let looks = futures_util::future::join_all(group.iter().map(|written| look(source, written))).await;
+            let looks = join_all(group.iter().map(|written| look(source, written)));
+            let looks = tokio::select! {
+                looks = looks => looks,
+                () = stop.cancelled() => return Ok(Named::default()),
+            };
+            looked_at += group.len();
+            let all_failed = looks.iter().all(|there| match there {
+                Ok(There::Refused(error)) => error.class == ErrorClass::SourceDenied,
+                there => there.is_err(),
+            });
             for (written, there) in group.iter().cloned().zip(looks) {
                 let there = match there {
                     Ok(there) => there,
                     Err(error) => {
-                        failed.push((written, error));
+                        tracing::info!(key = %written.key, error = %error.message, "an object that an event names cannot be looked at");
+                        named.found.push((written, Found::PutOff(FIRST_PAUSE)));
                         continue;
                     }
                 };
@@ -75,9 +94,11 @@ impl Outlook {
                         named.found.push((written, Found::Done));
                         continue;
                     }
-                    There::Refused(class) => {
-                        let pause = if class == ErrorClass::SourceChanged { FIRST_PAUSE } else { HELD_PAUSE };
-                        named.found.push((written, Found::Later(Instant::now() + pause)));
+                    There::Refused(error) => {
+                        let archived = error.class == ErrorClass::SourceArchived;
+                        named.notes.extend(self.denial(&written.key, &error, named.notes.is_empty()));
+                        let found = if archived { Found::Later(Instant::now() + HELD_PAUSE) } else { Found::PutOff(FIRST_PAUSE) };
+                        named.found.push((written, found));
                         continue;
                     }
                 };
@@ -95,14 +116,15 @@ impl Outlook {
                     }
                 }
             }
+            // One object that cannot be looked at keeps no other waiting; where none can, the store may be away, and each
+            // look would wait for it as long.
+            if all_failed {
+                named.unseen = looked_at == group.len();
+                break;
+            }
         }
-        // One object that cannot be looked at keeps no other waiting; where none can, the store is away.
-        if failed.len() == all
-            && let Some((_, error)) = failed.pop()
-        {
-            return Err(error);
-        }
-        named.found.extend(failed.into_iter().map(|(written, _)| (written, Found::Later(Instant::now() + FIRST_PAUSE))));
+        let rest = wanted.into_iter().skip(looked_at);
+        named.found.extend(rest.map(|written| (written, Found::Later(Instant::now() + FIRST_PAUSE))));
         let ours = source_name(source.source.store(), source.source.bucket());
         let paths: Vec<RemotePath> = here.iter().map(|(.., path)| path.clone()).collect();
         let mut deliveries: HashMap<RemotePath, Delivery> = HashMap::new();
@@ -119,8 +141,19 @@ impl Outlook {
             named.found.push((written, found));
         }
         named.objects = seen.objects;
-        named.notes = seen.notes;
+        named.notes.extend(seen.notes);
         Ok(named)
+    }
+
+    /// Told once of each object, and of one in each look.
+    fn denial(&mut self, key: &ObjectKey, error: &app::Error, first: bool) -> Option<String> {
+        if error.class != ErrorClass::SourceDenied || !first {
+            return None;
+        }
+        if self.denied.len() >= MOST_TOLD {
+            self.denied.clear();
+        }
+        self.denied.insert(key.clone()).then(|| format!("{key} was named by an event and cannot be looked at: {}", error.message))
     }
 
     fn sort_one(&mut self, object: Object, seen: &mut Seen) -> Found {
@@ -146,7 +179,7 @@ impl Outlook {
         match heard {
             // It had no turn.
             None => Found::Later(now + FIRST_PAUSE),
-            Some(true) => Found::Later(now + CHANGED_PAUSE),
+            Some(true) => Found::PutOff(CHANGED_PAUSE),
             Some(false) => match self.known.get(key).map(|known| &known.fate) {
                 Some(Fate::After(at)) => Found::Later(*at),
                 _ => Found::Done,
@@ -169,7 +202,7 @@ fn is_older(object: &Object, current: Option<&str>, delivery: &Delivery) -> bool
 async fn look(source: &SourceSide, written: &Written) -> app::Result<There> {
     let refused = |error: transfer::Error| match error.kind {
         ErrorClass::SourceMissing => Ok(There::Gone),
-        kind @ (ErrorClass::SourceChanged | ErrorClass::SourceArchived | ErrorClass::SourceDenied) => Ok(There::Refused(kind)),
+        ErrorClass::SourceChanged | ErrorClass::SourceArchived | ErrorClass::SourceDenied => Ok(There::Refused(error.into())),
         _ => Err(error.into()),
     };
     // Without a version first: what was deleted since is not wanted any more, though its versions are still there.
