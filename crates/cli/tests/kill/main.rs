@@ -63,7 +63,9 @@ impl Tally {
                 cell.violations += scene.violations.len();
             }
         }
-        self.violations.extend(scene.violations.iter().map(|v| format!("seed {}: {v}\n      {:?}, missed {:?}", scene.seed, scene.struck, scene.missed)));
+        self.violations.extend(
+            scene.violations.iter().map(|v| format!("seed {}: {v}\n      {:?}, missed {:?}", scene.seed, scene.struck, scene.missed)),
+        );
     }
 
     fn print(&self, seconds: f64) {
