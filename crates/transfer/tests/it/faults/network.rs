@@ -123,6 +123,21 @@ async fn idle_connections_that_died_cost_no_file_its_tries() {
     }
 }
 
+// Pool. Mutation: `seat_apart` asks like `seat`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_large_file_has_a_connection_of_its_own_while_more_may_be_opened() {
+    let (source, destination) = (MemorySource::new(), MemoryDestination::new());
+    let mut ferry = Ferry::new(std::sync::Arc::new(source), std::sync::Arc::new(destination), "/in");
+    ferry.tuning.connections = Some(3);
+    let (engine, _) = ferry.engine(&CancellationToken::new());
+    let mut seats = Vec::new();
+    for _ in 0..4 {
+        seats.push(engine.pool().seat_apart().await.unwrap());
+    }
+    let ids: std::collections::BTreeSet<u64> = seats.iter().map(|seat| seat.id()).collect();
+    assert_eq!(ids.len(), 3, "the fourth shares one of three");
+}
+
 // D2. Mutation: `stalled` never finds a stall.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stall_is_named_and_resumed() {
