@@ -10,6 +10,8 @@ pub struct Health {
     pub version: String,
     pub pid: u32,
     pub started_at: Timestamp,
+    /// Fingerprint of the key that signs receipts here.
+    pub receipt_key: String,
     /// Who the caller is to the service.
     pub user: String,
     pub role: String,

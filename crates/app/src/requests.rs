@@ -5,17 +5,18 @@ use std::collections::HashSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
-use model::{ByteCount, Grade, IfExists, Location, Name, NameTemplate, ObjectKey, TransferId, TransferState, Verify};
+use model::{ByteCount, Grade, IfExists, Location, Name, NameTemplate, ObjectKey, TicketKind, TransferId, TransferState, Verify};
 use serde::Serialize;
 use store::{
     Approval as Approved, Batch, Conflict, IdempotencyRecord, Mutation, NewTicket, Request, RequestQuery, RequestRecord, StateCount, Store,
-    TicketKind, TransferRecord, Waiting, Wish,
+    TransferRecord, Waiting, Wish,
 };
 
 use crate::binding;
 use crate::connectors::{self, Approval, ConnectorSettings};
 use crate::error::{Error, Result};
 use crate::policy::{Action, Principal};
+use crate::register;
 use crate::sources::{self, SourceSettings};
 use crate::spec::{CopySpec, Options};
 
@@ -117,7 +118,7 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
     let mut opening = Batch::new();
     opening.extend(pair);
     let tickets = store.commit(opening).await?.tickets;
-    let number = |kind: TicketKind| tickets.iter().find(|ticket| ticket.kind == kind).map(|ticket| ticket.number.to_string());
+    let number = |kind: TicketKind| tickets.iter().find(|ticket| ticket.kind == kind).map(|ticket| register::shown(ticket.number));
 
     let waits = connector.approval == Approval::SecondPerson;
     let mut request = RequestRecord {
@@ -407,7 +408,7 @@ async fn stop(store: &Store, who: &Principal, id: &TransferId, wish: Wish, end: 
 /// A transfer that never began leaves no open ticket.
 fn closing(request: &Request, now: Timestamp) -> impl Iterator<Item = Mutation> {
     let RequestRecord { user_ticket, audit_ticket, .. } = &request.record;
-    let numbers: Vec<u64> = [user_ticket, audit_ticket].into_iter().flatten().filter_map(|number| number.parse().ok()).collect();
+    let numbers: Vec<u64> = [user_ticket, audit_ticket].into_iter().flatten().filter_map(|number| register::number(number)).collect();
     let state = model::TicketState::Canceled;
     numbers.into_iter().map(move |number| Mutation::SetTicketState { number, state, expect: None, at: now })
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use model::{Location, Name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{Mutation, SourceRecord, Store};
+use store::{Mutation, SettingRecord, Store};
 
 use crate::error::{Error, Result};
 use crate::fields;

@@ -43,13 +43,15 @@ pub struct Progress {
 /// What every handler works with.
 pub struct Doors {
     pub store: Store,
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
     /// Where the keys of the vault are.
     pub key_file: PathBuf,
     pub place: Place,
     pub loops: Arc<dyn Loops>,
     pub grants: Grants,
     pub started_at: Timestamp,
+    /// Fingerprint of the key that signs receipts.
+    pub receipt_key: String,
     /// One change of keys at a time.
     pub rekeying: tokio::sync::Mutex<()>,
     /// Streams end when the service does.

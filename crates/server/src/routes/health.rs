@@ -14,6 +14,7 @@ pub async fn show(State(doors): Of, Extension(who): Extension<Principal>) -> imp
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at: doors.started_at,
+        receipt_key: doors.receipt_key.clone(),
         user: who.user,
         role: who.role.to_string(),
     })
