@@ -19,6 +19,7 @@ pub mod receipt;
 mod size;
 pub mod sshsig;
 mod state;
+mod ticket;
 mod window;
 
 pub use bandwidth::Bandwidth;
@@ -37,5 +38,6 @@ pub use profile::{Ability, Drift, Fact, Logins, Observer, Profile, Throughput, T
 pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};
 pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
-pub use state::{FileState, TransferState};
+pub use state::{ExecutionStatus, FileState, TicketState, TransferState};
+pub use ticket::TicketKind;
 pub use window::{ParseWindowError, Window};
