@@ -145,7 +145,7 @@ pub struct Progress {
     pub total: u64,
     /// Bytes per second.
     pub rate: u64,
-    /// The state of the workflow it is in, where it is known.
+    /// What is being done: listing, sending, proving, …
     pub step: Option<String>,
     pub files_done: u64,
     pub files_total: u64,

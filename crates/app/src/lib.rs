@@ -2,6 +2,7 @@
 //! No spawn, no sleep, no loop; those are `runtime`'s.
 
 pub mod advice;
+pub mod binding;
 pub mod companion;
 pub mod companion_source;
 pub mod connectors;
@@ -9,7 +10,7 @@ pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod feed;
-pub mod fields;
+mod fields;
 pub mod follow;
 pub mod forecast;
 pub mod history;
@@ -21,6 +22,7 @@ pub mod order;
 pub mod page;
 pub mod policy;
 pub mod profiles;
+pub mod register;
 pub mod requests;
 pub mod secrets;
 pub mod sources;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::policy::{Action, Principal};
 use crate::register;
 use crate::sources::{self, SourceSettings};
-use crate::spec::{CopySpec, Options};
+use crate::spec::{CopySpec, Mkdir, Options};
 
 /// `Waiting::reason` of a transfer that somebody else has to approve.
 pub const WAITS_FOR_APPROVAL: &str = "approval";
@@ -113,7 +113,8 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
         Some(key) => derived_id(key, &request_hash),
         None => crate::transfers::new_id()?,
     };
-    let spec_hash = binding::spec_hash(&who.user, asked.connector.as_str(), asked.source.as_str(), &spec);
+    let text = serde_json::to_string(&spec).map_err(|e| Error::invalid("request", e))?;
+    let spec_hash = binding::spec_hash(&who.user, asked.connector.as_str(), asked.source.as_str(), &text);
     let pair = TicketKind::ALL.iter().map(|kind| Mutation::OpenTicket(Box::new(ticket(*kind, &id, &spec_hash, who, &connector, &spec, now))));
     let mut opening = Batch::new();
     opening.extend(pair);
@@ -139,7 +140,7 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
         expires_at: after(now, REQUEST_LASTS)?,
     };
     request.approval.approved_at = (!waits).then_some(now);
-    let record = record(&id, &spec, if waits { TransferState::Held } else { TransferState::Pending }, now)?;
+    let record = record(&id, &spec, text, if waits { TransferState::Held } else { TransferState::Pending }, now);
     let mut batch = Batch::new().push(Mutation::CreateTransfer(record)).push(Mutation::CreateRequest(Box::new(request)));
     if let Some(key) = key {
         let (transfer, expires_at) = (id.clone(), after(now, KEY_LASTS)?);
@@ -193,6 +194,10 @@ fn spec(asked: &Submission, connector: &ConnectorSettings, source: &SourceSettin
         }
     };
     let destination = destination(connector, &asked.path, matches!(asked.wanted, Wanted::Key(_)))?;
+    // The connector's directory is the given one; what a request names lies below it, and may be made.
+    if asked.path.contains('/') && options.mkdir == Mkdir::Below {
+        options.mkdir = Mkdir::All;
+    }
     let spec = CopySpec { source: url, destination, s3: source.s3.clone(), server: connector.server.clone(), options };
     // What cannot be read back as it was meant would read something else.
     let meant = match &asked.wanted {
@@ -299,9 +304,8 @@ fn ticket(
     }
 }
 
-fn record(id: &TransferId, spec: &CopySpec, state: TransferState, now: Timestamp) -> Result<TransferRecord> {
-    let text = serde_json::to_string(spec).map_err(|e| Error::invalid("request", e))?;
-    Ok(TransferRecord {
+fn record(id: &TransferId, spec: &CopySpec, text: String, state: TransferState, now: Timestamp) -> TransferRecord {
+    TransferRecord {
         id: id.clone(),
         run: 1,
         identity: binding::new_request_identity(id),
@@ -318,7 +322,7 @@ fn record(id: &TransferId, spec: &CopySpec, state: TransferState, now: Timestamp
         created_at: now,
         updated_at: now,
         finished_at: None,
-    })
+    }
 }
 
 fn derived_id(key: &str, request_hash: &str) -> TransferId {

@@ -25,19 +25,20 @@ use tokio_util::sync::CancellationToken;
 pub trait Loops: Send + Sync + 'static {
     /// Something was submitted, approved, resumed or is wished for.
     fn wake(&self);
+    /// Somebody wished for the end or a pause of a transfer that may be under way.
+    fn wish(&self, transfer: &TransferId);
     /// How far a transfer is that is being sent right now.
     fn progress(&self, transfer: &TransferId) -> Option<Progress>;
 }
 
 /// The latest of a transfer under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     pub bytes_done: u64,
     pub bytes_total: u64,
     pub files_done: u64,
     pub files_total: u64,
-    /// Bytes per second.
-    pub rate: u64,
+    pub step: &'static str,
 }
 
 /// What every handler works with.

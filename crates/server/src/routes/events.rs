@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::transfers::{Execution, HistoryEvent, Progress, Seen, Transfer};
 use app::policy::Principal;
@@ -33,7 +33,7 @@ const EVENTS: u32 = 2_000;
 pub async fn watch(State(doors): Of, Extension(who): Extension<Principal>, Path(id): Path<String>) -> Result<Response, Refused> {
     let id = transfer_id(&id)?;
     let first = transfer(&doors, requests::show(&doors.store, &who, &id, Timestamp::now()).await?);
-    let watch = Watch { doors, who, id, queue: VecDeque::from([line(&Seen::Transfer(Box::new(first.clone())))]), last: first, seq: 0 };
+    let watch = Watch { doors, who, id, queue: VecDeque::from([line(&Seen::Transfer(Box::new(first.clone())))]), last: first, seq: 0, before: None };
     let lines = unfold(watch, |mut watch| async move { watch.next().await.map(|line| (Ok::<_, std::convert::Infallible>(line), watch)) });
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(LINES))], Body::from_stream(lines)).into_response())
 }
@@ -45,6 +45,8 @@ struct Watch {
     queue: VecDeque<Bytes>,
     last: Transfer,
     seq: u64,
+    /// When the progress before was taken, and its bytes.
+    before: Option<(Instant, u64)>,
 }
 
 impl Watch {
@@ -78,6 +80,9 @@ impl Watch {
     fn progress(&mut self) {
         let Some(live) = self.doors.loops.progress(&self.id) else { return };
         self.seq += 1;
+        let now = Instant::now();
+        let rate = self.before.map_or(0.0, |(then, bytes)| live.bytes_done.saturating_sub(bytes) as f64 / (now - then).as_secs_f64().max(0.001));
+        self.before = Some((now, live.bytes_done));
         let total = live.bytes_total.max(self.last.bytes_total);
         let percentage = if total == 0 { 0.0 } else { (live.bytes_done as f64 / total as f64 * 1000.0).round() / 10.0 };
         self.queue.push_back(line(&Seen::Progress(Progress {
@@ -87,8 +92,8 @@ impl Watch {
             status: "transferring".to_owned(),
             bytes_transferred: live.bytes_done,
             total,
-            rate: live.rate,
-            step: None,
+            rate: rate as u64,
+            step: Some(live.step.to_owned()).filter(|step| !step.is_empty()),
             files_done: live.files_done,
             files_total: live.files_total,
         })));

@@ -148,7 +148,9 @@ macro_rules! steering {
             Path(id): Path<String>,
             _: Empty,
         ) -> Result<Answer<Transfer>, Refused> {
-            let shown = requests::$verb(&doors.store, &who, &transfer_id(&id)?, Timestamp::now()).await?;
+            let id = transfer_id(&id)?;
+            let shown = requests::$verb(&doors.store, &who, &id, Timestamp::now()).await?;
+            doors.loops.wish(&id);
             doors.loops.wake();
             Ok(Answer(transfer(&doors, shown)))
         }

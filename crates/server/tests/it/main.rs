@@ -24,6 +24,8 @@ struct Nothing;
 impl Loops for Nothing {
     fn wake(&self) {}
 
+    fn wish(&self, _: &TransferId) {}
+
     fn progress(&self, _: &TransferId) -> Option<Progress> {
         None
     }
