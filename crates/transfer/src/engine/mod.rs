@@ -4,6 +4,8 @@
 mod directories;
 mod file;
 mod known;
+mod leave;
+mod open;
 mod prove;
 mod publish;
 mod queue;
