@@ -74,7 +74,7 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
             meter.file_finished(true);
             engine.setup.ledger.finished(number, finished).await
         }
-        Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(error.kind) => {
+        Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(&error) => {
             // A file that no record names is ours alone. One that is named belongs to the successor, who may be about
             // to take it over: removing it would look as if it had been published and collected.
             if error.kind == ErrorKind::LeaseLost && !file.recorded {
