@@ -57,7 +57,7 @@ impl Chooser {
     }
 
     fn count(&self, object: &Object, counts: &mut Counts) {
-        counts.by_strategy[crate::copy::strategy_index(&self.options, object.size)] += 1;
+        counts.by_strategy[crate::passage::strategy_index(&self.options, object.size)] += 1;
         counts.proof_bytes += proof_estimate(&self.options, object.size);
     }
 
@@ -143,7 +143,7 @@ impl Objects<'_> {
         };
         let object = Object { key: pin.key, size: pin.size, etag: pin.etag, version: pin.version, modified: pin.modified, archived: false };
         // A single key was named; filters and folder rules are for many.
-        counts.by_strategy[crate::copy::strategy_index(&self.chooser.options, object.size)] += 1;
+        counts.by_strategy[crate::passage::strategy_index(&self.chooser.options, object.size)] += 1;
         counts.proof_bytes += proof_estimate(&self.chooser.options, object.size);
         Ok(vec![object])
     }
