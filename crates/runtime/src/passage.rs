@@ -221,7 +221,6 @@ impl Passage {
 }
 
 /// A transfer that is ready to be sent: the partner's contract, the engine and the ledger.
-#[derive(Debug)]
 pub(crate) struct Opened {
     agreed: Agreed,
     pub engine: Engine,
@@ -230,6 +229,12 @@ pub(crate) struct Opened {
     companions: Arc<StoreLedger>,
     source_name: String,
     stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opened({:?})", self.engine)
+    }
 }
 
 impl Opened {
