@@ -6,10 +6,12 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use app::tasks::SessionKey;
 use data_encoding::BASE64;
 use model::receipt::SigningKey;
 
 const KEY: &str = "receipt-key";
+const SESSION_KEY: &str = "session-key";
 const TRUST: &str = "trusted-receipt-keys";
 const SEED_BYTES: usize = 32;
 /// A trust file is written by people; anything larger is another file.
@@ -51,6 +53,11 @@ pub struct Rotated {
 pub fn load_or_create(state: &Path) -> Result<SigningKey, KeyError> {
     let seed = seed_or_create(state, KEY)?;
     SigningKey::from_seed(&seed).map_err(|e| fail(&state.join(KEY), e))
+}
+
+/// What the sessions of this machine's service are made with.
+pub(crate) fn session_key(state: &Path) -> Result<SessionKey, KeyError> {
+    seed_or_create(state, SESSION_KEY).map(|seed| SessionKey::new(&seed))
 }
 
 fn seed_or_create(state: &Path, name: &str) -> Result<[u8; SEED_BYTES], KeyError> {
