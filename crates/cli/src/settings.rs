@@ -476,7 +476,7 @@ pub fn credential(
 ) -> Result<Option<Credential>, Trouble> {
     let resolve = |text: &str| -> Result<Credential, SecretError> {
         let question = format!("password for {}", destination.split('/').take(3).collect::<Vec<_>>().join("/"));
-        text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)))
+        text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)), place.sealed.as_deref())
     };
     match (in_url, reference) {
         (_, Some(text)) => resolve(text).map(Some).map_err(|e| match e {

@@ -26,6 +26,7 @@ pub mod rclone;
 mod rehearse;
 mod round;
 mod scratch;
+pub mod sealing;
 pub mod secret;
 mod select;
 mod service;
@@ -43,7 +44,7 @@ pub use clean::{abandon, clean};
 pub use copy::{copy, resume};
 pub use history::{Explained, explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
-pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile};
+pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile, try_connector};
 pub use service::{NotifierKind, Service, ServiceSettings};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
@@ -133,7 +134,7 @@ impl Place {
 pub(crate) fn secret(reference: &str, what: &str, place: &Place) -> Result<Credential, Failure> {
     let reference: secret::Reference = reference.parse().map_err(|e: secret::SecretError| Failure::usage(e.to_string()))?;
     let ask = || place.prompt.as_ref().and_then(|ask| ask(&format!("Password for {what}: ")));
-    reference.resolve(ask).map_err(|e| Failure::of(ErrorClass::DestAuth, e.to_string()))
+    reference.resolve(ask, place.sealed.as_deref()).map_err(|e| Failure::of(ErrorClass::DestAuth, e.to_string()))
 }
 
 pub(crate) fn stored_spec(record: &TransferRecord) -> Result<CopySpec, Failure> {
