@@ -1,6 +1,7 @@
 //! The use cases: a request becomes a decision and a batch for the store. Permissions live here.
 //! No spawn, no sleep, no loop; those are `runtime`'s.
 
+pub mod admission;
 pub mod advice;
 pub mod binding;
 pub mod companion;
@@ -14,11 +15,13 @@ mod fields;
 pub mod follow;
 pub mod forecast;
 pub mod history;
+pub mod journal;
 pub mod ledger;
 pub mod letter;
 pub mod logins;
 pub mod manifest;
 pub mod order;
+pub mod outbox;
 pub mod page;
 pub mod policy;
 pub mod profiles;
@@ -27,6 +30,7 @@ pub mod requests;
 pub mod secrets;
 pub mod sources;
 pub mod spec;
+pub mod tasks;
 pub mod transfers;
 pub mod verdict;
 

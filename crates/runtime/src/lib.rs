@@ -1,19 +1,26 @@
 //! The loops: opens what a spec names, drives the engine over the manifest, keeps leases alive.
 //! Everything the command line does goes through the functions here.
 
+mod admission;
 mod attach;
 mod browse;
 mod clean;
 mod contract;
 mod copy;
+mod docks;
 mod dry_run;
+mod ends;
 mod ftp;
+mod handler;
+mod harbour;
 mod history;
 mod inbox;
 pub mod keys;
 mod netrc;
 mod open;
+mod outbox;
 mod outlook;
+mod passage;
 mod process;
 pub mod rclone;
 mod rehearse;
@@ -22,7 +29,9 @@ mod scratch;
 pub mod sealing;
 pub mod secret;
 mod select;
+mod service;
 mod sweep;
+mod sweeper;
 mod watch;
 
 use std::path::PathBuf;
@@ -36,6 +45,7 @@ pub use copy::{copy, resume};
 pub use history::{Explained, explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
 pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile, try_connector};
+pub use service::{NotifierKind, Service, ServiceSettings};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
 pub use watch::{WatchMode, Watched, watch};

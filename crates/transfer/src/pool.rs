@@ -350,6 +350,16 @@ impl Pool {
         now.bytes_sent + now.files_done * FILE_COST
     }
 
+    /// Nobody has used it for a while: each session is asked before it is given to anybody again.
+    pub fn rested(&self) {
+        self.lock().members.iter().for_each(|member| member.doubtful.store(true, Relaxed));
+    }
+
+    /// The login or the host was refused, and this pool will not try again.
+    pub fn is_refused(&self) -> bool {
+        self.lock().refused.is_some()
+    }
+
     /// Ends all sessions in good order.
     pub async fn close(&self) {
         let members = std::mem::take(&mut self.lock().members);
