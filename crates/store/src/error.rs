@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use model::{FileState, ObjectKey, RemotePath, TransferState};
+use model::{ExecutionStatus, FileState, ObjectKey, RemotePath, TicketState, TransferId, TransferState};
 use rusqlite::{ErrorCode, ffi};
 
-use crate::Lease;
+use crate::{GrantRecord, IdempotencyRecord, Lease, OutboxState, SessionRefusal, Wish};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -95,6 +95,31 @@ pub enum Conflict {
     Lease(Lease),
     #[error("the breaker is not due for a probe")]
     Breaker,
+    #[error("the execution is {status} at event {last_event}")]
+    Execution { status: ExecutionStatus, last_event: u64 },
+    #[error("the request was approved by {0}")]
+    Approved(String),
+    #[error("the wish is {0}")]
+    Wish(Wish),
+    #[error("the key stands for transfer {}", .0.transfer)]
+    Idempotency(IdempotencyRecord),
+    #[error("{0}")]
+    Session(SessionRefusal),
+    #[error("transfer {} has a grant of {} for another request or user", .0.transfer, .0.user)]
+    Grant(GrantRecord),
+    #[error("all {taken} slots are taken")]
+    Slots { taken: u32 },
+    #[error("the message is {state}, at attempt {attempts}")]
+    Outbox { state: OutboxState, attempts: u32 },
+    #[error("an earlier message for the same subject is {0}")]
+    OutboxOrder(OutboxState),
+    #[error("the ticket is {0}")]
+    Ticket(TicketState),
+    /// 0: there is none.
+    #[error("it has version {0}")]
+    Version(u32),
+    #[error("transfer {0} uses it and has not ended")]
+    InUse(TransferId),
 }
 
 /// `could not OPERATION SUBJECT`; the cause is the source. Cheap to clone: one failed commit answers many callers.

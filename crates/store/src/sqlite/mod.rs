@@ -2,11 +2,19 @@
 
 mod deliveries;
 mod destinations;
+mod executions;
 mod files;
+mod learning;
 mod leases;
 mod migrations;
+mod outbox;
 mod place;
 mod reader;
+mod requests;
+mod sessions;
+mod settings;
+mod slots;
+mod tickets;
 mod transfers;
 mod value;
 mod writer;
@@ -134,7 +142,7 @@ fn closed() -> Error {
 }
 
 /// Above the number of statements there are, so that each is compiled once.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 256;
 
 fn open_writer(path: &Path, busy_limit: Duration) -> Result<Connection> {
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

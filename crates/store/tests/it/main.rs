@@ -3,10 +3,15 @@
 mod commits;
 mod crash;
 mod disk;
+mod executions;
 mod files;
 mod leases;
 mod model_test;
 mod open;
+mod outbox;
+mod requests;
+mod sessions;
+mod settings;
 
 use jiff::Timestamp;
 use model::{FileNumber, FileState, ObjectKey, RemotePath, TransferId, TransferState};
