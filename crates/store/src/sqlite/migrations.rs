@@ -93,6 +93,8 @@ mod tests {
         assert_eq!(kept, ("line".to_owned(), None));
     }
 
+    // SEMANTICS S55: "A state file that a newer version wrote is refused and not touched; one of an older version goes on
+    // with its rows."
     #[test]
     fn a_store_of_the_second_version_goes_on_with_its_rows() {
         let mut connection = Connection::open_in_memory().unwrap();

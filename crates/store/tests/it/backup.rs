@@ -25,6 +25,8 @@ fn child_that_takes_the_lock_and_waits() {
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
+// SEMANTICS S53: "A second server on one state directory is refused and told the process of the first; what a killed
+// server leaves behind locks nobody out."
 #[test]
 fn a_second_server_is_told_of_the_first_until_that_one_is_gone_however_it_went() {
     let directory = tempfile::tempdir().unwrap();
@@ -72,6 +74,8 @@ async fn read_totals(file: &Path) -> (u64, u64) {
     (record.files_total, record.bytes_total)
 }
 
+// SEMANTICS S54: "A backup made while others write is one moment of the store; one that is damaged, of a newer version
+// or of another program is not restored, and nothing is put over a store that is open or served."
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_made_while_others_write_is_one_moment_of_the_store() {
     let directory = tempfile::tempdir().unwrap();
@@ -137,6 +141,8 @@ async fn a_backup_is_put_where_there_is_nothing_and_elsewhere_only_when_told() {
     assert_eq!(itself.kind, ErrorKind::Invalid);
 }
 
+// SEMANTICS S54: "A backup made while others write is one moment of the store; one that is damaged, of a newer version
+// or of another program is not restored, and nothing is put over a store that is open or served."
 #[tokio::test]
 async fn nothing_is_put_over_a_store_that_is_open_or_served() {
     let directory = tempfile::tempdir().unwrap();
@@ -155,6 +161,8 @@ async fn nothing_is_put_over_a_store_that_is_open_or_served() {
     assert!(names.into_iter().all(|name| !name.contains("restoring")), "a refused restore leaves nothing");
 }
 
+// SEMANTICS S54: "A backup made while others write is one moment of the store; one that is damaged, of a newer version
+// or of another program is not restored, and nothing is put over a store that is open or served."
 #[tokio::test]
 async fn what_is_no_whole_backup_of_a_known_version_is_refused_and_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
