@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{FileState, Grade, IfExists, Nature, Publish, RemotePath};
-use tracing::{debug, warn};
+use model::{FileState, Grade, IfExists, Publish, RemotePath};
+use tracing::debug;
 
 use super::Inner;
 use crate::error::chain;
 use crate::meter::Step;
 use crate::plan::{self, Plan, Question};
 use crate::pool::Seat;
-use crate::port::{Delivery, Failed, FileTask, Finished, Identity, Intent, Verdict};
+use crate::port::{Delivery, FileTask, Finished, Identity, Intent, Verdict};
 use crate::retry::Patience;
 use crate::sheet::{ProofCount, Sheet};
 use crate::{Capabilities, CreateOptions, Error, ErrorKind, Metadata, OpenMode, Result, Subject, Writer};
@@ -40,6 +40,8 @@ pub(super) struct FileRun {
     pub refusals: u32,
     /// Connections lost while finding out whether this server goes on with a file.
     pub probe_losses: u32,
+    /// The scratch file of that may still be there.
+    pub trial_left: bool,
     /// How the attempt before this one ended, which stream it was and from which byte on, and where an earlier one had
     /// stopped growing.
     pub last_failure: Option<ErrorKind>,
@@ -118,6 +120,7 @@ impl FileRun {
             mismatches: 0,
             refusals: 0,
             probe_losses: 0,
+            trial_left: false,
             last_failure: None,
             stream: (0, 0),
             stopped_at: None,
@@ -295,11 +298,16 @@ impl FileRun {
 
     /// Where the bytes go until they are proved.
     pub(super) fn temp(&self) -> Result<RemotePath> {
-        let setup = &self.engine.setup;
-        if setup.wishes.publish == Publish::InPlace {
-            return Ok(self.task.path.clone());
+        match self.engine.setup.wishes.publish {
+            Publish::InPlace => Ok(self.task.path.clone()),
+            _ => self.attempt_path(self.attempt),
         }
-        Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, self.attempt, setup.epoch)?)
+    }
+
+    /// The temporary name of an attempt of this process.
+    pub(super) fn attempt_path(&self, attempt: u32) -> Result<RemotePath> {
+        let setup = &self.engine.setup;
+        Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, attempt, setup.epoch)?)
     }
 
     /// What a look at the final name found. A server that lets nobody look is a note and `None`: the rename alone then
@@ -481,107 +489,6 @@ impl FileRun {
             (Some(theirs), Some(ours)) if theirs != ours => differs("sha256", theirs.clone(), ours.to_owned()),
             _ => Ok(()),
         }
-    }
-
-    /// Forgets this attempt: removes its temporary file and takes a new name.
-    pub(super) async fn start_over(&mut self, seat: Option<&Seat>) -> Result<()> {
-        self.engine.setup.meter.undone(self.counted());
-        // The records first: while they name the file it must be there, see `deliver`.
-        self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
-        self.discard(seat).await;
-        self.discard_inherited(seat).await;
-        self.attempt += 1;
-        self.opened = false;
-        self.recorded = false;
-        self.task.checkpoint = None;
-        self.sheet = None;
-        self.verified = None;
-        self.bytes_resumed = 0;
-        Ok(())
-    }
-
-    /// Removes the temporary file, if that can be done soon; `clean` finds it otherwise.
-    pub(super) async fn discard(&mut self, seat: Option<&Seat>) {
-        if !self.opened || self.engine.setup.wishes.publish == Publish::InPlace {
-            return;
-        }
-        let Ok(temp) = self.temp() else { return };
-        self.opened = !self.remove_soon(seat, &temp).await;
-    }
-
-    /// Removes what an earlier process left under a name of its own epoch, where it could not be continued.
-    async fn discard_inherited(&self, seat: Option<&Seat>) {
-        if self.engine.setup.wishes.publish == Publish::InPlace {
-            return;
-        }
-        let Some(checkpoint) = &self.task.checkpoint else { return };
-        if self.temp().is_ok_and(|own| own != checkpoint.temp) {
-            self.remove_soon(seat, &checkpoint.temp).await;
-        }
-    }
-
-    /// Over `held`, the place that the caller has: another one may not be had before that is given back. Two tries, because
-    /// the first may find out that its connection is gone.
-    async fn remove_soon(&self, held: Option<&Seat>, temp: &RemotePath) -> bool {
-        let removal = async {
-            let other;
-            let seat = match held {
-                Some(seat) => seat,
-                None => {
-                    other = self.engine.pool.seat().await?;
-                    &other
-                }
-            };
-            match seat.remove(temp).await {
-                Err(error) if error.is_connection_lost() => {
-                    seat.lost();
-                    self.engine.pool.seat().await?.remove(temp).await
-                }
-                outcome => outcome,
-            }
-        };
-        match tokio::time::timeout(std::time::Duration::from_secs(10), removal).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => warn!(path = %temp, error = %chain(&error), "a temporary file was left behind"),
-            Err(_) => warn!(path = %temp, "a temporary file was left behind: the server did not answer"),
-        }
-        false
-    }
-
-    /// Decides what stays at the destination after a failure.
-    async fn give_up(&mut self, error: Error) -> Failed {
-        let resumable = (self.sheet.is_some() || self.task.checkpoint.is_some()) && error.kind.is_retryable();
-        let publish_pending = self.verified.is_some()
-            && matches!(
-                error.kind,
-                ErrorKind::DestPublishFailed | ErrorKind::DestDenied | ErrorKind::DestExists | ErrorKind::DestDirMissing
-            );
-        let inspected = error.kind == ErrorKind::IntegrityMismatch;
-        // While an intent is on record, a missing file would mean that it was published.
-        let keep = resumable || publish_pending || inspected || self.verified.is_some();
-        if !keep {
-            self.discard(None).await;
-            self.discard_inherited(None).await;
-        }
-        let state = match error.kind {
-            // Where a rename is never allowed, nothing is pending: another way to publish must be chosen.
-            ErrorKind::DestPublishFailed if publish_pending && error.is_retryable() => FileState::PublishPending,
-            kind if kind.nature() == Nature::Held => FileState::Held,
-            _ => FileState::Failed,
-        };
-        let digests = match &self.verified {
-            Some(intent) => [("crc64nvme", Some(intent.delivery.crc64nvme.to_string())), ("sha256", intent.delivery.sha256.clone())]
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-                .collect(),
-            None => Vec::new(),
-        };
-        let kept = match &self.verified {
-            Some(intent) if keep => Some(intent.temp.clone()),
-            _ if keep && self.opened => self.temp().ok(),
-            _ => None,
-        };
-        Failed { state, error, bytes_sent: self.bytes_sent, kept, digests }
     }
 
     /// Asks the gate whether this file may get its final name now.

@@ -4,6 +4,7 @@
 mod directories;
 mod file;
 mod known;
+mod leave;
 mod prove;
 mod publish;
 mod queue;

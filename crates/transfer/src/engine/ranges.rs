@@ -106,7 +106,7 @@ impl FileRun {
             self.start_over(Some(seat)).await?;
         }
         let temp = self.temp()?;
-        self.learn_to_continue(seat, &temp).await?;
+        self.learn_to_continue_first(seat).await?;
         let mut writer = self.open_new(seat, &temp).await?;
         if seat.capabilities().offset_writes && self.engine.offsets_work().is_none() {
             let work = offsets_work(&*writer, self.readable && seat.capabilities().read).await?;
