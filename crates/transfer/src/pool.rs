@@ -353,11 +353,13 @@ impl Pool {
     /// Ends all sessions in good order.
     pub async fn close(&self) {
         let members = std::mem::take(&mut self.lock().members);
-        for member in members {
+        // Together: each takes a round trip or two.
+        let closing = members.iter().map(|member| async {
             if let Err(error) = member.connection.close().await {
                 debug!(error = %chain(&error), "connection did not close in good order");
             }
-        }
+        });
+        futures_util::future::join_all(closing).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
