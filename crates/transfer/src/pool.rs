@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::error::chain;
 use crate::meter::Meter;
 use crate::port::Logins;
-use crate::{Connection, Connector, Error, ErrorKind, Result, Subject};
+use crate::{Connection, Connector, Error, ErrorKind, Result, Subject, plan};
 
 /// From this round trip on a server counts as far: one TCP window no longer fills the line.
 const FAR: Duration = Duration::from_millis(10);
@@ -25,6 +25,12 @@ const FAR_CONNECTIONS: usize = 4;
 pub fn first_connections(round_trip: Duration, one_file_each: bool, wanted: Option<usize>, lanes: usize) -> usize {
     let usual = if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
     if one_file_each { usual.min(lanes).min(wanted.unwrap_or(lanes)) } else { wanted.unwrap_or(usual) }
+}
+
+/// Whether a file of this size travels over all of so many connections of a far line.
+fn is_wide(size: u64, connections: usize) -> bool {
+    let connections = connections as u64;
+    connections >= plan::FAR_CONNECTIONS && size >= plan::parallel_from(connections)
 }
 
 /// Where a connection serves one file at a time, their number doubles while that brings at least so much more…
@@ -221,53 +227,55 @@ impl Pool {
 
     /// A place on the least busy connection, opening one where that helps.
     pub async fn seat(self: &Arc<Self>) -> Result<Seat> {
-        self.seat_among(SPREAD).await
+        self.seat_among(None).await
     }
 
-    /// A place for a large file: on a connection of its own as long as more of them may be opened. Several that share one share
-    /// what one connection has in flight, which is little over a far line.
-    pub async fn seat_apart(self: &Arc<Self>) -> Result<Seat> {
-        self.seat_among(1).await
+    /// A place for a large file of this size: on a connection of its own as long as more of them may be opened. Several that
+    /// share one share what one connection has in flight, which is little over a far line. A file that will travel over all
+    /// of them begins on whichever there is.
+    pub async fn seat_apart(self: &Arc<Self>, size: u64) -> Result<Seat> {
+        self.seat_among(Some(size)).await
     }
 
-    /// Where so many files have the least busy connection, another one is opened.
-    async fn seat_among(self: &Arc<Self>, files: usize) -> Result<Seat> {
+    async fn seat_among(self: &Arc<Self>, large: Option<u64>) -> Result<Seat> {
         loop {
-            let seat = self.any_seat(files).await?;
+            let seat = self.any_seat(large).await?;
             if seat.answers().await {
                 return Ok(seat);
             }
         }
     }
 
-    async fn any_seat(self: &Arc<Self>, mut files: usize) -> Result<Seat> {
+    async fn any_seat(self: &Arc<Self>, mut large: Option<u64>) -> Result<Seat> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (seat, grow) = {
+            let (seat, grow, apart) = {
                 let mut state = self.lock();
                 let seat = self.least_busy(&mut state, &[]);
                 if seat.is_none() {
                     self.ramp(&mut state);
                 }
+                // Where so many files have the least busy connection, another one is opened.
+                let files = if large.is_some_and(|size| !is_wide(size, state.target)) { 1 } else { SPREAD };
                 let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > files);
                 let room = state.members.len() + state.opening < state.target;
                 let grow = busy && room && (state.proven || state.opening == 0);
                 if grow {
                     state.opening += 1;
                 }
-                (seat, grow)
+                (seat, grow, files == 1)
             };
             match (seat, grow) {
-                (Some(seat), true) if files == 1 => {
+                (Some(seat), true) if apart => {
                     drop(seat);
                     let pool = self.clone();
                     // Opened in any case: the next one finds it.
                     let opening = tokio::spawn(async move { pool.open().await });
                     match tokio::time::timeout(OWN_WAIT, opening).await {
                         Ok(Ok(Ok(seat))) => return Ok(seat),
-                        _ => files = SPREAD,
+                        _ => large = None,
                     }
                 }
                 (Some(seat), true) => {

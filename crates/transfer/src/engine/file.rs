@@ -226,8 +226,8 @@ impl FileRun {
     }
 
     async fn seat(&self) -> Result<Seat> {
-        let pool = &self.engine.pool;
-        let seat = async { if self.task.pin.size > self.engine.range_size { pool.seat_apart().await } else { pool.seat().await } };
+        let (pool, size) = (&self.engine.pool, self.task.pin.size);
+        let seat = async { if size > self.engine.range_size { pool.seat_apart(size).await } else { pool.seat().await } };
         tokio::select! {
             seat = seat => seat,
             _ = self.engine.halt.cancelled() => Err(cancelled()),

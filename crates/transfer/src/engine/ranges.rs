@@ -123,7 +123,8 @@ impl FileRun {
         let plan = self.plan(&capabilities, false)?;
         let size = self.task.pin.size;
         // One stream has one range in hand, and nothing waits for confirmations.
-        let range_size = if capabilities.is_stream() { self.engine.range_size } else { self.engine.range_size_over(plan.connections) };
+        let range_size =
+            if capabilities.is_stream() { self.engine.range_size } else { self.engine.range_size_over(plan.connections, size) };
         let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
         self.sheet = Some(match capabilities.is_stream() {
             true => Sheet::stream(size, range_size, plan.digests, plan.grade == Grade::Sampled),

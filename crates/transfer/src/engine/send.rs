@@ -18,7 +18,7 @@ use super::queue::{Parcel, Queue};
 use crate::digest::crc64;
 use crate::error::chain;
 use crate::limit::LIMITED_BLOCK;
-use crate::plan::Plan;
+use crate::plan::{FAR_CONNECTIONS, Plan};
 use crate::pool::Seat;
 use crate::sheet::Sheet;
 use crate::source::Pin;
@@ -369,7 +369,7 @@ impl FileRun {
 
         let hands_per_lane = match (capabilities.offset_writes, plan.connections) {
             (false, _) => 1,
-            (true, ..3) if !engine.is_far() => HANDS_PER_LANE,
+            (true, ..FAR_CONNECTIONS) if !engine.is_far() => HANDS_PER_LANE,
             (true, _) => HANDS_PER_FAR_LANE,
         };
         let ahead = (plan.connections as usize * 2).clamp(3, 8);
