@@ -7,6 +7,7 @@ use model::{FileState, Grade, IfExists, Publish, RemotePath};
 use tracing::debug;
 
 use super::Inner;
+use super::turn::Turn;
 use crate::error::chain;
 use crate::meter::Step;
 use crate::plan::{self, Plan, Question};
@@ -53,6 +54,7 @@ pub(super) struct FileRun {
     pub short_at: Option<u64>,
     pub looked: bool,
     pub pinned: bool,
+    pub turn: Turn,
     pub bytes_sent: u64,
     pub bytes_resumed: u64,
     pub connections: BTreeSet<u64>,
@@ -64,10 +66,10 @@ pub(super) struct FileRun {
 }
 
 /// Delivers one file and tells the ledger how it ended. A stopped file is left as it is, for a resume.
-pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
+pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask, turn: Turn) {
     let number = task.number;
     let size = task.pin.size;
-    let mut file = FileRun::new(engine.clone(), task);
+    let mut file = FileRun::new(engine.clone(), task, turn);
     let meter = engine.setup.meter.clone();
     let told = match file.run().await {
         Ok(finished) => {
@@ -108,7 +110,7 @@ pub(super) enum Seen {
 }
 
 impl FileRun {
-    fn new(engine: Arc<Inner>, task: FileTask) -> Self {
+    fn new(engine: Arc<Inner>, task: FileTask, turn: Turn) -> Self {
         Self {
             attempt: task.attempt,
             opened: false,
@@ -128,6 +130,7 @@ impl FileRun {
             short_at: None,
             looked: false,
             pinned: false,
+            turn,
             bytes_sent: 0,
             bytes_resumed: 0,
             connections: BTreeSet::new(),
@@ -202,6 +205,10 @@ impl FileRun {
             };
         }
         let preparing = meter.step(Step::Preparing);
+        tokio::select! {
+            () = self.turn.wait() => {}
+            _ = self.engine.halt.cancelled() => return Err(cancelled()),
+        }
         if self.task.pin.size > self.engine.range_size || self.task.checkpoint.is_some() {
             self.pin().await?;
         }

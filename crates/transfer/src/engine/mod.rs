@@ -12,6 +12,7 @@ mod ranges;
 mod read;
 mod send;
 mod stream;
+mod turn;
 mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -34,6 +35,7 @@ use crate::{Connector, Error, ErrorKind, Result};
 use directories::Directories;
 use known::Doubt;
 pub use known::{Known, Learned};
+use turn::Turn;
 
 pub(crate) use prove::SAMPLE_BYTES_PER_RANGE;
 
@@ -219,10 +221,9 @@ impl Engine {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let inner = self.inner.clone();
+            let (inner, turn) = (self.inner.clone(), Turn::of(&slots, slot));
             files.spawn(async move {
-                file::deliver(inner, task).await;
-                drop(slot);
+                file::deliver(inner, task, turn).await;
             });
         };
         while let Some(joined) = files.join_next().await {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use model::{FileNumber, Grade, RemotePath};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -59,6 +59,8 @@ pub(super) struct Work {
     kept: Notify,
     /// A stored record names the temporary file, or may.
     recorded: AtomicBool,
+    /// Of this file, until everything has been read.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// An open handle on one connection.
@@ -332,9 +334,11 @@ impl FileRun {
             bytes_kept: AtomicU64::new(0),
             kept: Notify::new(),
             recorded: AtomicBool::new(self.recorded),
+            turn: Mutex::new(self.turn.take()),
             engine,
         });
         let outcome = self.run_lanes(&work, first, plan, capabilities).await;
+        self.turn.give_back(work.turn.lock().expect("no panic while holding the lock").take());
         self.bytes_sent += work.bytes_sent.load(Relaxed);
         // All tasks that held the work are gone or aborted; what they knew is in the sheet.
         let alive = work.live_lane();
