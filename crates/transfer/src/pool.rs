@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -44,6 +44,10 @@ const FILE_COST: u64 = 64 << 10;
 /// same server would otherwise spend the breaker's patience in a moment.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// A connection has 2 MiB in flight; with so much it never waits for the next range. Of ranges above half of it two are enough.
+const ENOUGH: u64 = 3 << 20;
+/// The parts in which that is counted.
+const LOAD: u32 = 24;
 /// So many files share a connection before another one is opened.
 const SPREAD: usize = 4;
 /// A large file waits so long for a connection that it has for itself, then it goes on over a shared one.
@@ -123,6 +127,8 @@ struct Member {
     connection: Arc<dyn Connection>,
     users: Mutex<usize>,
     lost: AtomicBool,
+    /// What is left of `LOAD`.
+    load: Arc<Semaphore>,
     /// Another connection was lost: this one is asked before it is given to anybody again.
     doubtful: AtomicBool,
 }
@@ -145,6 +151,13 @@ impl Deref for Seat {
 impl Seat {
     pub fn id(&self) -> u64 {
         self.member.id
+    }
+
+    /// The right to load this connection with a range of this size, until it is confirmed. One that has enough takes no more
+    /// while others stand idle.
+    pub async fn load(&self, size: u64) -> OwnedSemaphorePermit {
+        let share = (size * u64::from(LOAD)).div_ceil(ENOUGH.max(2 * size).max(1)).max(1) as u32;
+        self.member.load.clone().acquire_many_owned(share).await.expect("it is never closed")
     }
 
     /// The connection is gone; nobody else shall get it.
@@ -442,6 +455,7 @@ impl Pool {
                     id: state.next_id,
                     connection,
                     users: Mutex::new(1),
+                    load: Arc::new(Semaphore::new(LOAD as usize)),
                     lost: AtomicBool::new(false),
                     doubtful: AtomicBool::new(false),
                 });

@@ -148,8 +148,8 @@ impl Work {
 
     /// Takes parcels until there are none; a parcel that this lane could not deliver goes back to the others.
     async fn hand(&self, lane: &Arc<Lane>) -> Result<()> {
-        while let Some(mut parcel) = self.queue.pop().await {
-            if let Err(error) = self.carry(lane, &mut parcel).await {
+        while let Some((mut parcel, load)) = self.next_for(lane).await {
+            if let Err(error) = self.carry(lane, &mut parcel, load).await {
                 if error.is_connection_lost() {
                     lane.seat.lost();
                     self.drop_lane(lane);
@@ -169,7 +169,22 @@ impl Work {
         Ok(())
     }
 
-    async fn carry(&self, lane: &Lane, parcel: &mut Parcel) -> Result<()> {
+    /// The next parcel for this lane. Over a far line each connection takes only as much as keeps it busy: in the hands of
+    /// one that has enough already a parcel waits while others have nothing to do.
+    async fn next_for(&self, lane: &Lane) -> Option<(Parcel, Option<OwnedSemaphorePermit>)> {
+        if !self.engine.is_far() || self.streams {
+            return self.queue.pop().await.map(|parcel| (parcel, None));
+        }
+        loop {
+            let size = self.queue.wait().await?;
+            let load = lane.seat.load(size).await;
+            if let Some(parcel) = self.queue.take() {
+                return Some((parcel, Some(load)));
+            }
+        }
+    }
+
+    async fn carry(&self, lane: &Lane, parcel: &mut Parcel, load: Option<OwnedSemaphorePermit>) -> Result<()> {
         let length = parcel.data.len() as u64;
         if !parcel.written {
             self.wait_for_checkpoint().await;
@@ -184,6 +199,7 @@ impl Work {
                 lane.writer.write_at(parcel.offset, parcel.data.clone()).await?;
             }
             parcel.written = true;
+            drop(load);
             self.sheet().written(parcel.index);
             self.bytes_sent.fetch_add(length, Relaxed);
             self.engine.setup.meter.sent(length);
