@@ -133,6 +133,10 @@ pub trait Connector: Send + Sync + std::fmt::Debug {
     /// Where this connector leads, with the port and user really used.
     fn endpoint(&self) -> &Endpoint;
 
+    /// So many more sessions will be wanted as soon as the first one is logged in. Over a long way a connector may begin them
+    /// with what comes before the login, in which nothing of the user is told.
+    fn expect(&self, _sessions: usize) {}
+
     /// Opens one session. The host is proved before any credential is sent.
     /// Errors: `dest_unreachable`, `dest_host_key`, `dest_tls`, `dest_auth`, `dest_protocol`, `network_stalled`.
     async fn connect(&self) -> Result<Box<dyn Connection>>;

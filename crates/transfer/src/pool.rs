@@ -280,6 +280,9 @@ impl Pool {
                 }
                 (seat, grow, files == 1)
             };
+            if grow && seat.is_none() && large.is_some_and(|size| size >= plan::FAR_PARALLEL_FROM) {
+                self.foresee();
+            }
             match (seat, grow) {
                 (Some(seat), true) if apart => {
                     drop(seat);
@@ -305,6 +308,15 @@ impl Pool {
                 },
                 (None, false) => changed.await,
             }
+        }
+    }
+
+    /// The first connection is about to be opened for a large file: over a far line others will follow at once.
+    fn foresee(&self) {
+        let state = self.lock();
+        let most = self.wanted.unwrap_or(FAR_CONNECTIONS).min(state.expected.unwrap_or(usize::MAX));
+        if !state.proven && most > 1 {
+            self.connector.expect(most - 1);
         }
     }
 

@@ -329,6 +329,11 @@ impl FileRun {
         }
     }
 
+    /// Most likely something has this name already, and nothing will be sent.
+    pub(super) fn likely_there(&self) -> bool {
+        self.task.previous.is_some() || matches!(self.engine.setup.wishes.if_exists, IfExists::Skip | IfExists::Update)
+    }
+
     /// Whether there is anything to do, from what stands under the final name now.
     pub(super) fn judge(&self, existing: Option<Metadata>, capabilities: &Capabilities) -> Result<Option<Finished>> {
         let wishes = &self.engine.setup.wishes;

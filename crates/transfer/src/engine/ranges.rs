@@ -21,6 +21,12 @@ impl FileRun {
         let engine = self.engine.clone();
         let capabilities = self.capabilities(seat);
         let resumed = self.sheet.is_some() || self.task.checkpoint.is_some();
+        // Their logins take longer than everything that comes before they are of use.
+        if !self.likely_there()
+            && let Ok(plan) = self.plan(&capabilities, resumed)
+        {
+            engine.pool.expect(plan.connections);
+        }
         if !self.looked {
             let existing = self.looked_at(seat.stat(&self.task.path).await)?;
             // In place, our own unfinished file stands there on a resume.
@@ -32,7 +38,6 @@ impl FileRun {
         }
         let plan = self.plan(&capabilities, resumed)?;
         let preparing = engine.setup.meter.step(Step::Preparing);
-        // Their logins take longer than opening the file does.
         engine.pool.expect(plan.connections);
         let writer = match self.reopen(seat, &plan).await? {
             Some(writer) => writer,
