@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::Inner;
 use super::file::{FileRun, cancelled};
 use super::queue::{Parcel, Queue};
-use crate::digest::crc64;
+use crate::digest::{crc64, crc64_and};
 use crate::error::chain;
 use crate::limit::LIMITED_BLOCK;
 use crate::plan::{FAR_CONNECTIONS, Plan};
@@ -96,8 +96,27 @@ impl Work {
         self.lanes.lock().expect("no panic while holding the lock").retain(|l| !Arc::ptr_eq(l, lane));
     }
 
-    /// Brings the missing ranges in order, a few at once, through the digests and into the queue.
+    /// Brings the missing ranges in order, a few at once, through the digests and into the queue. While one is digested
+    /// the next ones go on arriving.
     async fn read_all(&self, ahead: usize) -> Result<()> {
+        // Bounded by the budget that each of them holds.
+        let (read, mut digesting) = mpsc::unbounded_channel();
+        let digested = async {
+            while let Some(parcel) = digesting.recv().await {
+                self.digest(&parcel).await?;
+                self.queue.push(parcel);
+            }
+            Ok(())
+        };
+        tokio::try_join!(self.read_ahead(ahead, read), digested)?;
+        // A stream keeps its turn: it has a connection for itself, which its end needs.
+        if !self.streams {
+            self.turn.lock().expect("no panic while holding the lock").take();
+        }
+        Ok(())
+    }
+
+    async fn read_ahead(&self, ahead: usize, read: mpsc::UnboundedSender<Parcel>) -> Result<()> {
         let missing = self.sheet().missing();
         let mut missing = missing.into_iter();
         let mut reads = FuturesOrdered::new();
@@ -113,35 +132,36 @@ impl Work {
                 });
             }
             let Some(parcel) = reads.next().await else { return Ok(()) };
-            let parcel = parcel?;
-            self.digest(&parcel).await?;
-            self.queue.push(parcel);
+            // Nobody takes it after an error, which ends both.
+            let _ = read.send(parcel?);
         }
     }
 
     async fn digest(&self, parcel: &Parcel) -> Result<()> {
-        let crc = crc64(&parcel.data);
         let (ahead, mut digests) = {
             let sheet = self.sheet();
             (sheet.is_ahead(parcel.index), sheet.digests())
         };
         if !ahead {
+            let crc = crc64(&parcel.data);
             return match self.sheet().read(parcel.index, &parcel.data, crc) {
                 true => Ok(()),
                 false => Err(Error::new(ErrorKind::SourceChanged, "read the source again", &self.pin.key)
                     .because("the store returned other bytes for the same version than before the interruption")),
             };
         }
-        if !digests.is_empty() {
-            // SHA-256 of a range takes milliseconds; other files must not wait for it.
-            let data = parcel.data.clone();
-            digests = tokio::task::spawn_blocking(move || {
-                digests.update(&data);
-                digests
-            })
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
-        }
+        let crc = match digests.is_empty() {
+            true => crc64(&parcel.data),
+            false => {
+                // SHA-256 of a range takes milliseconds; other files must not wait for it.
+                let data = parcel.data.clone();
+                let digesting = tokio::task::spawn_blocking(move || (crc64_and(&data, &mut digests), digests));
+                let crc;
+                (crc, digests) =
+                    digesting.await.map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
+                crc
+            }
+        };
         self.sheet().read_hashed(parcel.index, &parcel.data, crc, digests);
         Ok(())
     }
