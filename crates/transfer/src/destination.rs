@@ -101,6 +101,8 @@ pub struct Entry {
 pub enum OpenMode {
     /// Create; an existing name is `dest_exists`.
     CreateNew,
+    /// Create under a name that nobody has but us, and we not yet: where a look would cost, nobody looks.
+    CreateOwn,
     /// Open what is there, without truncating it; see `Connection::open` for a missing name.
     Existing,
     /// Create or empty: only for publishing in place, when the user chose that.

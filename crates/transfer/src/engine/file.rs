@@ -388,7 +388,13 @@ impl FileRun {
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
         // What this process began in place and could not finish is no file of somebody else.
         let overwrites = wishes.publish == Publish::InPlace && (replaces || self.created);
-        let mode = if overwrites { OpenMode::Truncate } else { OpenMode::CreateNew };
+        let mode = match wishes.publish {
+            Publish::InPlace if overwrites => OpenMode::Truncate,
+            Publish::InPlace => OpenMode::CreateNew,
+            // An open whose answer was lost may have made it.
+            _ if self.opened => OpenMode::CreateNew,
+            _ => OpenMode::CreateOwn,
+        };
         let (mut made_directory, mut removed, mut again) = (false, false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };

@@ -291,7 +291,7 @@ impl Connection for SftpConnection {
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let read = if options.read { wire::READ } else { 0 };
         let (mode, permissions) = match options.mode {
-            OpenMode::CreateNew => (wire::CREATE | wire::EXCLUSIVE, options.permissions),
+            OpenMode::CreateNew | OpenMode::CreateOwn => (wire::CREATE | wire::EXCLUSIVE, options.permissions),
             // Offsets may be written anyway.
             OpenMode::Existing | OpenMode::Continue(_) => (0, None),
             OpenMode::Truncate => (wire::CREATE | wire::TRUNCATE, options.permissions),
