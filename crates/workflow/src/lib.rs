@@ -2,6 +2,7 @@
 //! event and time. It has no clock, no I/O and no tasks of its own; `trial` drives it with mocks and a clock that jumps.
 
 mod chance;
+mod cursor;
 pub mod definition;
 pub mod fault;
 mod filter;

@@ -1,4 +1,4 @@
-//! What stays at the destination of a file that starts over or fails, and what is removed.
+//! What an attempt that failed leaves at the destination, and what it takes away.
 
 use model::{FileState, Nature, Publish, RemotePath};
 use tracing::warn;
