@@ -282,8 +282,7 @@ impl FileRun {
                 } else if let Err(error) = seat.remove(&trial).await {
                     // Asked also where it was not opened: a server may refuse what it has made already.
                     self.trial_left = true;
-                    outcome?;
-                    return Err(error);
+                    return Err(outcome.err().unwrap_or(error));
                 }
                 outcome?
             }
