@@ -14,6 +14,7 @@ mod ranges;
 mod read;
 mod send;
 mod stream;
+mod turn;
 mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -37,6 +38,7 @@ use directories::Directories;
 pub use dock::Dock;
 use known::Doubt;
 pub use known::{Known, Learned};
+use turn::Turn;
 
 pub(crate) use prove::SAMPLE_BYTES_PER_RANGE;
 
@@ -224,10 +226,9 @@ impl Engine {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let inner = self.inner.clone();
+            let (inner, turn) = (self.inner.clone(), Turn::of(&slots, slot));
             files.spawn(async move {
-                file::deliver(inner, task).await;
-                drop(slot);
+                file::deliver(inner, task, turn).await;
             });
         };
         while let Some(joined) = files.join_next().await {

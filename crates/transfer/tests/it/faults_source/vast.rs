@@ -169,7 +169,7 @@ impl Connection for Counting {
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         match (options.mode, self.is(path)) {
             (OpenMode::Existing, false) => return Err(Error::new(ErrorKind::DestDirMissing, "open", path)),
-            (OpenMode::CreateNew, true) => return Err(Error::new(ErrorKind::DestExists, "create", path)),
+            (OpenMode::CreateNew | OpenMode::CreateOwn, true) => return Err(Error::new(ErrorKind::DestExists, "create", path)),
             _ => path.as_str().clone_into(&mut self.file.name.lock().unwrap()),
         }
         Ok(Box::new(self.clone()))
