@@ -64,3 +64,24 @@ impl std::fmt::Debug for Doors {
         write!(f, "Doors({:?})", self.place)
     }
 }
+
+impl Loops for runtime::Service {
+    fn wake(&self) {
+        self.wake();
+    }
+
+    fn wish(&self, transfer: &TransferId) {
+        self.wish(transfer);
+    }
+
+    fn progress(&self, transfer: &TransferId) -> Option<Progress> {
+        let seen = self.progress(transfer)?;
+        Some(Progress {
+            bytes_done: seen.bytes_done,
+            bytes_total: seen.bytes_total,
+            files_done: seen.files_done,
+            files_total: seen.files_total,
+            step: seen.step,
+        })
+    }
+}
