@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use store::Mutation;
+use store::{Mutation, OutboxRecord};
 
 use crate::service::Inner;
 
@@ -41,13 +41,19 @@ async fn drain(inner: &Inner) -> app::Result<bool> {
     let now = Timestamp::now();
     inner.store.commit(Mutation::LapseClaims { now, alone: None }).await?;
     let due = inner.store.due_outbox(now, PAGE).await?;
-    // A message that was begun is brought to its end also when the service stops: half a sending is worse than a late one.
-    let mut delivering = futures_util::stream::iter(due.iter().take_while(|_| !inner.stop.is_cancelled()))
-        .map(|message| inner.outlets.deliver(&inner.store, message, &inner.holder.name))
-        .buffer_unordered(AT_ONCE);
+    let delivering: Vec<_> = due.into_iter().map(|message| deliver(inner, message)).collect();
+    let mut delivering = futures_util::stream::iter(delivering).buffer_unordered(AT_ONCE);
     let mut sent = false;
     while let Some(delivered) = delivering.next().await {
         sent |= delivered?;
     }
     Ok(sent)
+}
+
+/// A message that was begun is brought to its end also when the service stops: half a sending is worse than a late one.
+async fn deliver(inner: &Inner, message: OutboxRecord) -> app::Result<bool> {
+    if inner.stop.is_cancelled() {
+        return Ok(false);
+    }
+    inner.outlets.deliver(&inner.store, &message, &inner.holder.name).await
 }

@@ -136,7 +136,7 @@ impl Objects<'_> {
         }
     }
 
-    async fn single(&self, counts: &mut Counts) -> app::Result<Vec<Object>> {
+    async fn single(&mut self, counts: &mut Counts) -> app::Result<Vec<Object>> {
         let Some(key) = &self.source.single else { return Ok(Vec::new()) };
         let pin = match self.source.source.pin(key, None).await {
             Ok(pin) => pin,
@@ -193,7 +193,7 @@ impl Objects<'_> {
         self.looked_up(&wanted, counts).await.map(Some)
     }
 
-    async fn looked_up(&self, wanted: &[Wanted], counts: &mut Counts) -> app::Result<Vec<Object>> {
+    async fn looked_up(&mut self, wanted: &[Wanted], counts: &mut Counts) -> app::Result<Vec<Object>> {
         let mut objects = Vec::with_capacity(wanted.len());
         for group in wanted.chunks(LOOKED_UP_AT_ONCE) {
             let pins = group.iter().map(|w| self.source.source.pin(&w.key, w.version.as_deref()));

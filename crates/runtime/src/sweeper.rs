@@ -47,7 +47,7 @@ async fn sweep(inner: &Inner) -> app::Result<()> {
     missed(inner).await?;
     orphans(inner).await?;
     let now = Timestamp::now();
-    while inner.store.commit(Mutation::Sweep { now, limit: SWEPT_AT_ONCE }).await?.swept >= SWEPT_AT_ONCE {}
+    while inner.store.commit(Mutation::Sweep { now, limit: SWEPT_AT_ONCE }).await?.swept >= u64::from(SWEPT_AT_ONCE) {}
     Ok(())
 }
 

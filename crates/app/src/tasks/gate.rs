@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use integrations::{Fault, Ticket, TicketSystem};
 use jiff::{SignedDuration, Timestamp};
-use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TransferId};
+use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TicketState, TransferId};
 use store::{RequestRecord, Store};
 use transfer::port::{PublishGate, Verdict};
 use transfer::{Pin, Subject};
@@ -43,7 +43,7 @@ impl Governed {
         }
         let user = self.read(user, TicketKind::User).await?;
         self.read(audit, TicketKind::Audit).await?;
-        if !user.state.lets_begin() {
+        if !matches!(user.state, TicketState::New | TicketState::InProgress) {
             return Err(refused(format!("ticket {} is {}", user.number, user.state)));
         }
         if user.opened_by != self.request.user && user.group.is_empty() {

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use integrations::TicketSystem;
 use jiff::SignedDuration;
 use model::{ErrorClass, TransferId};
-use store::{Batch, Delivering, Mutation, OutboxKey, OutboxMessage, RequestRecord, Store, Wish};
+use store::{Batch, Delivering, Mutation, OutboxMessage, RequestRecord, Store, Wish};
 
 pub use cleanup::size_category;
 pub use gate::Governed;
@@ -92,6 +92,12 @@ pub struct Tasks {
     pub key: SessionKey,
     pub minted: Minted,
     pub settings: TaskSettings,
+}
+
+impl std::fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tasks({:?})", self.settings)
+    }
 }
 
 impl Tasks {

@@ -33,10 +33,13 @@ impl Tasks {
     pub(super) async fn finish(&self, step: &Step) -> Result<Done, Stopped> {
         self.ferry.finish(&step.transfer).await?;
         let counts = self.store.counts(&step.transfer).await?;
-        let of = |wanted: &dyn Fn(FileState) -> bool| counts.iter().filter(|count| wanted(count.state));
-        let delivered: u64 = of(&FileState::is_success).map(|count| count.files).sum();
-        let bytes: u64 = of(&FileState::is_success).map(|count| count.bytes).sum();
-        let failed: u64 = of(&|state| !state.is_success()).map(|count| count.files).sum();
+        let (mut delivered, mut bytes, mut failed) = (0, 0, 0);
+        for count in counts {
+            match count.state.is_success() {
+                true => (delivered, bytes) = (delivered + count.files, bytes + count.bytes),
+                false => failed += count.files,
+            }
+        }
         if let Some(file) = self.first(step, &[FileState::Held]).await?
             && (delivered == 0 || file.error_class.is_some_and(is_ticket))
         {

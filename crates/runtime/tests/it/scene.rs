@@ -1,7 +1,6 @@
 //! One service with a bucket on one side and a partner on the other, that can be stopped, killed and started again.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use app::connectors::ConnectorSettings;
@@ -26,8 +25,13 @@ pub struct Scene {
     pub partner: SftpServer,
     pub store: Store,
     pub settings: ServiceSettings,
+    /// The partner is entered with a password instead of a key.
+    pub with_password: bool,
     directory: tempfile::TempDir,
 }
+
+/// Must be found nowhere.
+pub const CANARY: &str = "canary-4d1f0c77e2";
 
 impl Scene {
     pub fn new() -> Self {
@@ -35,13 +39,13 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (s3, partner, store) = runtime.block_on(async {
             let s3 = S3Server::start().await;
-            let partner = SftpServer::builder().root(directory.path().join("partner")).keys_in(directory.path()).start().await.unwrap();
+            let partner = SftpServer::builder().root(directory.path().join("partner")).keys_in(directory.path()).password(CANARY).start().await.unwrap();
             let store = Store::open(directory.path().join("state/fileferry.db")).await.unwrap();
             (s3, partner, store)
         });
         std::fs::create_dir_all(partner.file("in")).unwrap();
         let bucket = s3.bucket(BUCKET);
-        let scene = Self { s3, bucket, partner, store, settings: ServiceSettings::default(), directory, runtime };
+        let scene = Self { s3, bucket, partner, store, settings: ServiceSettings::default(), with_password: false, directory, runtime };
         scene.connect(5);
         scene
     }
@@ -83,7 +87,14 @@ impl Scene {
     }
 
     fn server(&self) -> ServerSettings {
-        let (identities, host_keys) = (vec![self.partner.client_key().to_owned()], vec![self.partner.host_key_fingerprint()]);
+        let host_keys = vec![self.partner.host_key_fingerprint()];
+        if self.with_password {
+            let file = self.path("password");
+            std::fs::write(&file, CANARY).unwrap();
+            let password_from = Some(format!("file:{}", file.display()));
+            return ServerSettings { password_from, host_keys, ..ServerSettings::default() };
+        }
+        let identities = vec![self.partner.client_key().to_owned()];
         ServerSettings { identities, host_keys, ..ServerSettings::default() }
     }
 
@@ -305,4 +316,3 @@ pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-pub type Hook = Arc<dyn Fn(&str, bool) + Send + Sync>;

@@ -10,7 +10,7 @@ use model::{TicketKind, TransferState};
 use runtime::NotifierKind;
 use store::Wish;
 
-use crate::scene::{PATIENCE, Scene, pattern, text};
+use crate::scene::{CANARY, PATIENCE, Scene, pattern, text};
 
 const STEPS: [&str; 9] = [
     "ValidateInput",
@@ -315,4 +315,33 @@ fn a_ticket_that_says_no_before_publishing_holds_the_verified_file() {
     assert!(!scene.names().contains(&"large.bin".to_owned()), "{:?}", scene.names());
     assert_eq!(scene.names().len(), 1, "the verified file is kept");
     running.stop();
+}
+
+#[test]
+fn no_secret_is_in_any_record_of_a_transfer() {
+    let mut scene = Scene::new();
+    let notices = scene.path("state/notices");
+    scene.settings.notifiers = vec![NotifierKind::File(notices)];
+    scene.with_password = true;
+    scene.bucket.put("a.csv", pattern(10_000));
+    let id = scene.submit("a.csv");
+    let running = scene.start();
+    assert_eq!(scene.rests(&id), TransferState::Completed, "{:#?}", scene.history(&id));
+    assert!(!scene.history(&id).is_empty());
+    running.stop();
+    let key = std::fs::read(scene.path("state/session-key")).unwrap();
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(scene.path("state")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() || path.ends_with("session-key") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        looked_at += bytes.len();
+        let has = |wanted: &[u8]| bytes.windows(wanted.len()).any(|window| window == wanted);
+        assert!(!has(CANARY.as_bytes()), "{} holds the password", path.display());
+        assert!(!has(&key), "{} holds what sessions are made with", path.display());
+        assert!(!has(&pattern(10_000)[5_000..5_064]), "{} holds bytes of the file", path.display());
+    }
+    assert!(looked_at > 50_000, "the records were looked at");
 }
