@@ -52,6 +52,8 @@ pub struct ServerSettings {
     /// From the proxy's URL, for this process only.
     #[serde(skip)]
     pub proxy_password: Option<Credential>,
+    /// `Some(false)`: the server must have public addresses only. `None` allows any, where the person at this machine chose it.
+    pub allow_private: Option<bool>,
 
     // SSH.
     /// `[USER@]HOST[:PORT],…` or `none`, instead of what ssh_config says.

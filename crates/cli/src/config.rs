@@ -34,6 +34,7 @@ pub const SETTINGS: &[&str] = &[
     "bind",
     "proxy",
     "proxy-password-from",
+    "allow-private",
     "jump",
     "connect-timeout",
     "stall-timeout",

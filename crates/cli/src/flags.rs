@@ -82,6 +82,9 @@ pub struct ServerArgs {
     /// Where the proxy's password is: env:NAME, file:PATH or prompt
     #[arg(long, value_name = "REF")]
     pub proxy_password_from: Option<String>,
+    /// Whether the server may be at a private, loopback or other address that is not public [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub allow_private: Option<bool>,
     /// SSH: log in at these hosts on the way, nearest first: [USER@]HOST[:PORT],…; none for no host
     #[arg(long, value_name = "HOSTS")]
     pub jump: Option<String>,

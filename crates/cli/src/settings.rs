@@ -258,6 +258,7 @@ pub fn server(args: &ServerArgs, environment: &Environment) -> Result<ServerSett
         proxy,
         proxy_password_from: args.proxy_password_from.clone().or(remote_proxy_password),
         proxy_password,
+        allow_private: args.allow_private,
         jump: args.jump.clone(),
         identities: if own_keys { files(&args.identity) } else { remote.identities.clone() },
         key_from: remote.key_from.clone().filter(|_| !own_keys),

@@ -46,6 +46,7 @@ pub fn config(
         },
         active: server.active,
         proxy: open::proxy(server, login, place)?,
+        addresses: open::addresses(server),
         bind: server.bind,
         connect_timeout: options.connect_timeout,
         stall_timeout: options.stall_timeout,
@@ -182,12 +183,14 @@ mod tests {
             tls_min: Some(TlsMinimum::V1_3),
             client_cert: Some("/both.pem".into()),
             active: true,
+            allow_private: Some(false),
             bind: Some([127, 0, 0, 1].into()),
             ..ServerSettings::default()
         };
         let options = Options { stall_timeout: std::time::Duration::from_secs(7), ..Options::default() };
         let password = Some(Credential::new("x"));
         let (config, _) = config(endpoint(Some("u")), &server, &options, password, Login::Now, &place(home.path(), None)).unwrap();
+        assert!(!config.addresses.allow_private);
         assert_eq!((config.endpoint.port, config.active, config.stall_timeout.as_secs()), (Some(21), true, 7));
         assert_eq!(config.tls.minimum, Some(TlsVersion::V1_3));
         assert_eq!(config.tls.client_certificate, Some(("/both.pem".into(), "/both.pem".into())));

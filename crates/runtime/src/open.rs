@@ -8,7 +8,7 @@ use app::{CopySpec, Options, S3Settings, ServerSettings};
 use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
 use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
-use transfer::road::Proxy;
+use transfer::road::{Addresses, Proxy};
 use transfer::s3::{AccessKey, CustomerKey, S3Config, S3Source};
 use transfer::sftp::{self, SftpConnector};
 use transfer::{Connector, Source};
@@ -167,6 +167,7 @@ fn ssh_config(
         stall_timeout: Some(options.stall_timeout),
         bind: server.bind,
         proxy: proxy(server, login, place)?,
+        addresses: addresses(server),
         jump: server.jump.clone(),
         algorithms: if server.legacy_algorithms { sftp::Algorithms::Legacy } else { sftp::Algorithms::Modern },
         prompt: place.prompt.clone().map(|ask| Arc::new(Asker(ask)) as Arc<dyn sftp::Prompt>),
@@ -192,6 +193,11 @@ pub fn proxy(server: &ServerSettings, login: Login, place: &Place) -> Result<Opt
         (None, None, None) => None,
     };
     Ok(Some(Proxy { address, password }))
+}
+
+/// Where connections may lead. Names are the system's to resolve.
+pub fn addresses(server: &ServerSettings) -> Addresses {
+    Addresses { allow_private: server.allow_private.unwrap_or(true), ..Addresses::default() }
 }
 
 /// Source, destination and how names are made, together.

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The state file is on a network file system.
     NetworkFilesystem,
+    /// Another server works on the state directory.
+    ServerRunning,
     /// The store has been closed.
     Closed,
     /// The operating system refused to read or write.
@@ -52,6 +54,7 @@ impl ErrorKind {
             Self::Newer => "update this program, or choose another state directory; the file was not touched",
             Self::Corrupt => "move the state file and its -wal and -shm files aside, then restore a backup or start anew",
             Self::NetworkFilesystem => "choose a state directory on a local disk; locks over a network lose records",
+            Self::ServerRunning => "stop that server first, or choose another state directory",
             Self::Closed => "open the store again",
             Self::Io => "check the disk of the state directory, its quota and its permissions",
         }
@@ -69,6 +72,7 @@ impl ErrorKind {
             | Self::Newer
             | Self::Corrupt
             | Self::NetworkFilesystem
+            | Self::ServerRunning
             | Self::Closed => false,
         }
     }

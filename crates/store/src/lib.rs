@@ -7,6 +7,7 @@ mod error;
 mod mutation;
 mod naming;
 mod record;
+mod server_lock;
 mod sqlite;
 
 pub use batch::{Batch, Committed, Failure, LeaseClaim, LeaseGuard, MAX_MUTATIONS};
@@ -22,4 +23,5 @@ pub use record::ticket::{NewTicket, TicketNote, TicketRecord};
 pub use record::{
     Delivery, DestinationRecord, FileQuery, FileRecord, Lease, Parked, Part, StateCount, Statistics, TransferQuery, TransferRecord,
 };
+pub use server_lock::ServerLock;
 pub use sqlite::{Options, Store};

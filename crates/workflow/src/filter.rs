@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::path::{Cursor, Found, Path, PathError, Step, quote, write_steps};
+use crate::cursor::Cursor;
+use crate::path::{Found, Path, PathError, Step, quote, write_steps};
 use crate::value;
 
 const MAX_DEPTH: usize = 32;

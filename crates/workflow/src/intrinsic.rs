@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde_json::{Number, Value};
 
-use crate::path::{Cursor, Path, PathError};
+use crate::cursor::Cursor;
+use crate::path::{Path, PathError};
 
 /// "You can nest up to 10 intrinsic functions within a field in your workflows."
 const MAX_NESTING: usize = 10;

@@ -3,6 +3,7 @@
 //! `executor` for good: with tasks that run, a journal that remembers, and time that passes.
 
 mod chance;
+mod cursor;
 pub mod definition;
 pub mod executor;
 pub mod fault;

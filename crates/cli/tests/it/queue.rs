@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testkit::moto::Moto;
-use testkit::s3::{Fault, Operation as Asked, S3Error};
+use testkit::s3::{Effect, Fault, Operation as Asked, S3Error};
 use testkit::sftp::SftpServer;
 
 use super::shop::*;
@@ -237,6 +237,33 @@ async fn a_queue_that_is_away_is_told_once_and_listing_goes_on() {
     assert_eq!(ran.err.matches("answers again").count(), 1, "{}", ran.err);
     let states: Vec<_> = ran.objects().into_iter().filter(|l| l["type"] == "watch").map(|l| l["state"].clone()).collect();
     assert_eq!(states, ["watching", "stopped"], "the watch itself did not wait");
+}
+
+/// Mutation: the look at named objects goes on to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_a_look_comes_at_once_and_gives_back_what_was_not_seen() {
+    let scene = scene().await;
+    let child = scene.watch(&[]).await;
+    let late = Fault::new(Effect::Delay(Duration::from_secs(40))).operation(Asked::HeadObject).key("p/late");
+    let late = scene.shop.server.faults().add(late);
+    // One message names both, so that both are looked at together.
+    let (well, slow) = (scene.put("p/well", "well"), scene.put("p/late", "late"));
+    let mut both = event("p/well", &well);
+    both["Records"].as_array_mut().unwrap().push(event("p/late", &slow)["Records"][0].clone());
+    scene.tell(&both).await;
+    wait_until("the look", || late.hits() >= 1);
+    let begin = Instant::now();
+    let ran = stopped(child);
+    assert!(begin.elapsed() < Duration::from_secs(15), "the stop waited for the store: {:?}", begin.elapsed());
+    assert_eq!((ran.code, scene.seen.lock().unwrap().len()), (0, 0), "{}{}", ran.out, ran.err);
+    assert_eq!(told(&ran)["queue"]["deleted"], json!(0), "{}", told(&ran));
+    scene.until("it was given back", (1, 0)).await;
+    late.remove();
+    let child = scene.shop.start(scene.command(&["--every", "1h"]));
+    scene.until_arrived(2);
+    scene.until("it is deleted", (0, 0)).await;
+    assert_eq!(stopped(child).code, 0);
+    assert!(counted(&scene.seen).values().all(|count| *count == 1), "{:?}", scene.seen);
 }
 
 // SEMANTICS S50: "A message of a watch's queue is deleted only when each object that it names was delivered, is on record, is gone or

@@ -1,6 +1,7 @@
 //! `watch`: each version once, whatever happens to the process, the store or the partner in between.
 
 use std::collections::BTreeMap;
+use std::io::BufRead as _;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,8 +38,8 @@ pub fn counted(seen: &Arrivals) -> BTreeMap<(String, String), usize> {
 
 fn watching(shop: &Shop, partner: &Partner, more: &[&str]) -> Command {
     let settle: &[&str] = if more.contains(&"--settle") { &[] } else { &["--settle", "0ms"] };
-    let quick = ["--every", "100ms", "--if-exists", "replace"];
-    let mut arguments = partner.arguments("s3://b/p/", &[&quick[..], settle, more].concat());
+    let every: &[&str] = if more.contains(&"--every") { &[] } else { &["--every", "100ms"] };
+    let mut arguments = partner.arguments("s3://b/p/", &[every, &["--if-exists", "replace"], settle, more].concat());
     arguments[0] = "watch";
     let endpoint = shop.server.endpoint();
     arguments.extend(["--s3-endpoint", &endpoint]);
@@ -164,6 +165,37 @@ async fn outages_and_a_refused_login_are_waited_out() {
     shop.home.write("password", server.password());
     wait_until("the arrival", || seen.lock().unwrap().len() == 2);
     assert_eq!(stopped(child).code, 0);
+}
+
+/// Mutations: the round counts as well although nothing reached the partner; each file keeps its own pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partner_that_no_file_of_a_round_reaches_is_waited_for_once_and_not_by_each_file() {
+    let (shop, server) = (shop().await, SftpServer::builder().start().await.unwrap());
+    let partner = sandbox(&server);
+    let seen = arrivals(&server);
+    server.change(|behaviour| behaviour.refuses_connections = true);
+    shop.bucket.put("p/a", "a");
+    shop.bucket.put("p/b", "b");
+    let mut child = shop.start(watching(&shop, &partner, &["--every", "500ms", "--retries", "1"]));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let told = lines.by_ref().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+        told.filter(|line| line["type"] == "watch").next().expect("the watch goes on")
+    };
+    assert_eq!(next()["state"], "watching");
+    let waiting = next();
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    let reason = waiting["waiting_for"].as_str().unwrap();
+    assert!(reason.contains(&server.address().port().to_string()), "{waiting}");
+    let begin = std::time::Instant::now();
+    server.change(|behaviour| behaviour.refuses_connections = false);
+    wait_until("both arrivals", || seen.lock().unwrap().len() == 2);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    let well = next();
+    assert_eq!((&well["state"], &well["waiting_for"]), (&serde_json::json!("watching"), &serde_json::Value::Null), "{well}");
+    signal(child.id(), "TERM");
+    assert_eq!(next()["state"], "stopped");
+    assert!(child.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The store on SQLite: one writer thread, a few read-only connections, one file that several processes may share.
 
+mod backup;
 mod deliveries;
 mod destinations;
 mod executions;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::place::from_io;
 use self::reader::Readers;
 use self::writer::{Counters, Job, Request, Writer};
 use crate::{Batch, Committed, Error, ErrorKind, Result, Statistics};

@@ -133,9 +133,7 @@ pub(super) fn set_execution(c: &Connection, id: &TransferId, execution: Option<&
 
 /// The transfer that has not ended and has this connector or source.
 pub(super) fn user_of(c: &Connection, column: &'static str, name: &str) -> Result<Option<TransferId>> {
-    let mut statement = c.prepare_cached(&format!(
-        "SELECT id FROM {TABLES} WHERE open = 1 AND r.{column} = ?1 ORDER BY seq LIMIT 1"
-    ))?;
+    let mut statement = c.prepare_cached(&format!("SELECT id FROM {TABLES} WHERE open = 1 AND r.{column} = ?1 ORDER BY seq LIMIT 1"))?;
     Ok(statement.query_row([name], |row| Columns::of(row).word(|text| text.parse().ok())).optional()?)
 }
 
@@ -192,7 +190,8 @@ pub(super) fn sweep(c: &Connection, now: Timestamp, limit: usize) -> Result<usiz
     Ok(gone)
 }
 
-const COLUMNS: &str = "id, user, connector, r.source, priority, spec_hash, policy, approved_by, approved_at, user_ticket, audit_ticket, wish,
+const COLUMNS: &str =
+    "id, user, connector, r.source, priority, spec_hash, policy, approved_by, approved_at, user_ticket, audit_ticket, wish,
     waiting, waiting_class, execution, r.created_at, r.updated_at, expires_at, r.state, run";
 const TABLES: &str = "requests r JOIN transfers t ON t.seq = r.transfer";
 

@@ -38,6 +38,8 @@ async fn refused(store: &Store, mutation: Mutation) -> SessionRefusal {
     }
 }
 
+// SEMANTICS S51: "A session is refused from its tenth second on, by the clock, whatever is still on record; before that
+// it opens the way for one execution of the request it was given for, and for no other."
 #[tokio::test]
 async fn a_session_passes_at_9_9_seconds_and_is_refused_from_10_on_whatever_is_in_the_table() {
     let store = Store::open_in_memory().await.unwrap();
@@ -54,6 +56,8 @@ async fn a_session_passes_at_9_9_seconds_and_is_refused_from_10_on_whatever_is_i
     assert_eq!(refused(&store, consume("t", "e", "spec", after(-3_600_000))).await, SessionRefusal::Expired);
 }
 
+// SEMANTICS S51: "A session is refused from its tenth second on, by the clock, whatever is still on record; before that
+// it opens the way for one execution of the request it was given for, and for no other."
 #[tokio::test]
 async fn a_session_opens_the_way_for_one_execution_of_one_spec() {
     let store = Store::open_in_memory().await.unwrap();

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{FileState, Grade, IfExists, Nature, Publish, RemotePath};
-use tracing::{debug, warn};
+use model::{FileState, Grade, IfExists, Publish, RemotePath};
+use tracing::debug;
 
 use super::Inner;
 use crate::error::chain;
 use crate::meter::Step;
 use crate::plan::{self, Plan, Question};
 use crate::pool::Seat;
-use crate::port::{Delivery, Failed, FileTask, Finished, Identity, Intent, Verdict};
+use crate::port::{Delivery, FileTask, Finished, Identity, Intent, Verdict};
 use crate::retry::Patience;
 use crate::sheet::{ProofCount, Sheet};
-use crate::{Capabilities, CreateOptions, Error, ErrorKind, Metadata, OpenMode, Result, Subject, Writer};
+use crate::{Capabilities, Error, ErrorKind, Result, Subject};
 
 /// So often a file that starts over gets new patience.
 const FRESH_STARTS: u32 = 3;
@@ -74,7 +74,7 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
             meter.file_finished(true);
             engine.setup.ledger.finished(number, finished).await
         }
-        Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(error.kind) => {
+        Err(error) if error.kind == ErrorKind::Cancelled || Inner::concerns_all(&error) => {
             // A file that no record names is ours alone. One that is named belongs to the successor, who may be about
             // to take it over: removing it would look as if it had been published and collected.
             if error.kind == ErrorKind::LeaseLost && !file.recorded {
@@ -96,13 +96,6 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
     if let Err(error) = told {
         engine.halt(error);
     }
-}
-
-/// What stands under the final name.
-#[derive(Debug)]
-pub(super) enum Seen {
-    NotYet,
-    Found(Result<Option<Metadata>>),
 }
 
 impl FileRun {
@@ -302,128 +295,6 @@ impl FileRun {
         Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, self.attempt, setup.epoch)?)
     }
 
-    /// What a look at the final name found. A server that lets nobody look is a note and `None`: the rename alone then
-    /// obeys the policy.
-    pub(super) fn looked_at(&mut self, found: Result<Option<Metadata>>) -> Result<Option<Metadata>> {
-        match found {
-            Err(error) if matches!(error.kind, ErrorKind::DestDenied | ErrorKind::DestProtocol) && !error.is_connection_lost() => {
-                self.notes.push(format!("the server does not tell what stands under a name: {}", chain(&error)));
-                Ok(None)
-            }
-            found => found,
-        }
-    }
-
-    /// Whether there is anything to do, from what stands under the final name now.
-    pub(super) fn judge(&self, existing: Option<Metadata>, capabilities: &Capabilities) -> Result<Option<Finished>> {
-        let wishes = &self.engine.setup.wishes;
-        let done = |state| Ok(Some(Finished { state, delivery: None }));
-        let exists = |why: &str| Err(Error::new(ErrorKind::DestExists, "deliver to", &self.task.path).because(why.to_owned()));
-        if let (false, Some(previous)) = (wishes.resend, &self.task.previous)
-            && previous.same_source
-        {
-            match existing {
-                Some(meta) if meta.size == previous.size => return done(FileState::Unchanged),
-                None => return done(FileState::Unchanged),
-                Some(_) => {}
-            }
-        }
-        let Some(existing) = existing else { return Ok(None) };
-        if existing.directory {
-            return exists("a directory has this name");
-        }
-        match wishes.if_exists {
-            IfExists::Fail => exists("a file has this name already; --if-exists skip, update or replace decides what to do"),
-            IfExists::Skip => done(FileState::Skipped),
-            IfExists::Update if self.is_up_to_date(existing) => done(FileState::Unchanged),
-            IfExists::Update | IfExists::Replace if !capabilities.atomic_replace && wishes.publish != Publish::InPlace => {
-                exists("this server cannot replace a file in one step; --if-exists replace-unsafe moves the old one aside first")
-            }
-            IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe => Ok(None),
-        }
-    }
-
-    /// `update`: our record says another version was delivered, or size or time differ.
-    fn is_up_to_date(&self, existing: Metadata) -> bool {
-        if existing.size != self.task.pin.size {
-            return false;
-        }
-        match (&self.task.previous, existing.modified, self.task.pin.modified) {
-            (Some(previous), ..) => previous.same_source,
-            // Servers keep whole seconds, some two of them.
-            (None, Some(there), Some(here)) => there.duration_since(here).abs().as_secs() <= 2,
-            (None, ..) => false,
-        }
-    }
-
-    /// Opens the temporary file for a fresh attempt, creating its directory when the server says it is missing.
-    pub(super) async fn open_new(&mut self, seat: &Seat, temp: &RemotePath) -> Result<Box<dyn Writer>> {
-        self.open_looking(seat, temp, &mut None).await
-    }
-
-    /// Opens our temporary file. Meanwhile it looks at the final name if nobody has, and puts what it saw into `seen`.
-    pub(super) async fn open_looking(&mut self, seat: &Seat, temp: &RemotePath, seen: &mut Option<Seen>) -> Result<Box<dyn Writer>> {
-        let path = self.task.path.clone();
-        let wishes = &self.engine.setup.wishes;
-        let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
-        // What this process began in place and could not finish is no file of somebody else.
-        let overwrites = wishes.publish == Publish::InPlace && (replaces || self.created);
-        let mode = if overwrites { OpenMode::Truncate } else { OpenMode::CreateNew };
-        let (mut made_directory, mut removed, mut again) = (false, false, false);
-        loop {
-            let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };
-            let opened = match seen {
-                Some(Seen::NotYet) => {
-                    let (found, opened) = seat.look_and_open(&path, temp, options).await;
-                    *seen = Some(Seen::Found(found));
-                    opened
-                }
-                _ => seat.open(temp, options).await,
-            };
-            let error = match opened {
-                Ok(writer) => {
-                    (self.opened, self.created) = (true, true);
-                    return Ok(writer);
-                }
-                Err(error) => error,
-            };
-            match error.kind {
-                ErrorKind::DestDirMissing if !made_directory => {
-                    made_directory = true;
-                    self.engine.directories.forget(temp).await;
-                    let staging = wishes.publish == Publish::StagingDir;
-                    self.engine.directories.ensure_parent(&**seat, temp, wishes.make_directories || staging, wishes.make_root).await?;
-                }
-                // Opening a stream asks for no right to read. A server that gives one refusal for everything may have meant the
-                // directory, which another file has made meanwhile.
-                ErrorKind::DestDenied if seat.capabilities().is_stream() && !again => again = true,
-                // A drop box that does not let us read: try without, and look at what proof is left.
-                ErrorKind::DestDenied if options.read && !seat.capabilities().is_stream() => {
-                    self.readable = false;
-                    let without = self.capabilities(seat);
-                    self.plan(&without, false)?;
-                }
-                // A stream is not written over: what an unanswered open left goes, and another is opened.
-                ErrorKind::DestExists if wishes.publish != Publish::InPlace && !removed && seat.capabilities().is_stream() => {
-                    removed = true;
-                    seat.remove(temp).await?;
-                }
-                // Our own name: the answer to an earlier open was lost. Nobody else makes it, and writes are idempotent.
-                ErrorKind::DestExists if wishes.publish != Publish::InPlace => {
-                    let options = CreateOptions { mode: OpenMode::Existing, ..options };
-                    let writer = seat.open(temp, options).await?;
-                    self.opened = true;
-                    return Ok(writer);
-                }
-                _ => {
-                    // It may be there all the same: the answer was lost.
-                    self.opened |= error.is_connection_lost();
-                    return Err(error);
-                }
-            }
-        }
-    }
-
     /// The facts of this delivery, as far as they are known before the rename.
     pub(super) fn delivery(
         &self,
@@ -481,107 +352,6 @@ impl FileRun {
             (Some(theirs), Some(ours)) if theirs != ours => differs("sha256", theirs.clone(), ours.to_owned()),
             _ => Ok(()),
         }
-    }
-
-    /// Forgets this attempt: removes its temporary file and takes a new name.
-    pub(super) async fn start_over(&mut self, seat: Option<&Seat>) -> Result<()> {
-        self.engine.setup.meter.undone(self.counted());
-        // The records first: while they name the file it must be there, see `deliver`.
-        self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
-        self.discard(seat).await;
-        self.discard_inherited(seat).await;
-        self.attempt += 1;
-        self.opened = false;
-        self.recorded = false;
-        self.task.checkpoint = None;
-        self.sheet = None;
-        self.verified = None;
-        self.bytes_resumed = 0;
-        Ok(())
-    }
-
-    /// Removes the temporary file, if that can be done soon; `clean` finds it otherwise.
-    pub(super) async fn discard(&mut self, seat: Option<&Seat>) {
-        if !self.opened || self.engine.setup.wishes.publish == Publish::InPlace {
-            return;
-        }
-        let Ok(temp) = self.temp() else { return };
-        self.opened = !self.remove_soon(seat, &temp).await;
-    }
-
-    /// Removes what an earlier process left under a name of its own epoch, where it could not be continued.
-    async fn discard_inherited(&self, seat: Option<&Seat>) {
-        if self.engine.setup.wishes.publish == Publish::InPlace {
-            return;
-        }
-        let Some(checkpoint) = &self.task.checkpoint else { return };
-        if self.temp().is_ok_and(|own| own != checkpoint.temp) {
-            self.remove_soon(seat, &checkpoint.temp).await;
-        }
-    }
-
-    /// Over `held`, the place that the caller has: another one may not be had before that is given back. Two tries, because
-    /// the first may find out that its connection is gone.
-    async fn remove_soon(&self, held: Option<&Seat>, temp: &RemotePath) -> bool {
-        let removal = async {
-            let other;
-            let seat = match held {
-                Some(seat) => seat,
-                None => {
-                    other = self.engine.pool.seat().await?;
-                    &other
-                }
-            };
-            match seat.remove(temp).await {
-                Err(error) if error.is_connection_lost() => {
-                    seat.lost();
-                    self.engine.pool.seat().await?.remove(temp).await
-                }
-                outcome => outcome,
-            }
-        };
-        match tokio::time::timeout(std::time::Duration::from_secs(10), removal).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => warn!(path = %temp, error = %chain(&error), "a temporary file was left behind"),
-            Err(_) => warn!(path = %temp, "a temporary file was left behind: the server did not answer"),
-        }
-        false
-    }
-
-    /// Decides what stays at the destination after a failure.
-    async fn give_up(&mut self, error: Error) -> Failed {
-        let resumable = (self.sheet.is_some() || self.task.checkpoint.is_some()) && error.kind.is_retryable();
-        let publish_pending = self.verified.is_some()
-            && matches!(
-                error.kind,
-                ErrorKind::DestPublishFailed | ErrorKind::DestDenied | ErrorKind::DestExists | ErrorKind::DestDirMissing
-            );
-        let inspected = error.kind == ErrorKind::IntegrityMismatch;
-        // While an intent is on record, a missing file would mean that it was published.
-        let keep = resumable || publish_pending || inspected || self.verified.is_some();
-        if !keep {
-            self.discard(None).await;
-            self.discard_inherited(None).await;
-        }
-        let state = match error.kind {
-            // Where a rename is never allowed, nothing is pending: another way to publish must be chosen.
-            ErrorKind::DestPublishFailed if publish_pending && error.is_retryable() => FileState::PublishPending,
-            kind if kind.nature() == Nature::Held => FileState::Held,
-            _ => FileState::Failed,
-        };
-        let digests = match &self.verified {
-            Some(intent) => [("crc64nvme", Some(intent.delivery.crc64nvme.to_string())), ("sha256", intent.delivery.sha256.clone())]
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-                .collect(),
-            None => Vec::new(),
-        };
-        let kept = match &self.verified {
-            Some(intent) if keep => Some(intent.temp.clone()),
-            _ if keep && self.opened => self.temp().ok(),
-            _ => None,
-        };
-        Failed { state, error, bytes_sent: self.bytes_sent, kept, digests }
     }
 
     /// Asks the gate whether this file may get its final name now.

@@ -4,6 +4,8 @@
 mod directories;
 mod file;
 mod known;
+mod leave;
+mod open;
 mod prove;
 mod publish;
 mod queue;
@@ -29,7 +31,7 @@ use crate::pool::Pool;
 use crate::port::{Feed, Ledger, Logins, PublishGate, SizeClass, Wishes};
 use crate::retry::Backoff;
 use crate::source::Source;
-use crate::{Connector, Error, ErrorKind, Result};
+use crate::{Connector, Error, ErrorKind, Result, Subject};
 use directories::Directories;
 use known::Doubt;
 pub use known::{Known, Learned};
@@ -245,8 +247,13 @@ impl Inner {
     }
 
     /// Whether an error of one file concerns all of them.
-    fn concerns_all(kind: ErrorKind) -> bool {
-        matches!(kind, ErrorKind::DestAuth | ErrorKind::DestHostKey | ErrorKind::DestTls | ErrorKind::LeaseLost)
+    fn concerns_all(error: &Error) -> bool {
+        match error.kind {
+            ErrorKind::DestAuth | ErrorKind::DestHostKey | ErrorKind::DestTls | ErrorKind::LeaseLost => true,
+            // A server that may not be connected to; a single file may be forbidden too.
+            ErrorKind::PolicyDenied => matches!(error.subject(), Subject::Server(_)),
+            _ => false,
+        }
     }
 
     fn offsets_work(&self) -> Option<bool> {

@@ -3,7 +3,8 @@
 
 use model::{Grade, IfExists};
 
-use super::file::{FileRun, Seen};
+use super::file::FileRun;
+use super::open::Seen;
 use crate::digest::{StreamDigests, crc64};
 use crate::error::chain;
 use crate::limit::LIMITED_BLOCK;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use model::{Endpoint, Protocol};
 
-use crate::road::Proxy;
+use crate::road::{Addresses, Proxy};
 
 /// A password; it prints as nothing.
 pub use model::Credential as Secret;
@@ -55,6 +55,8 @@ pub struct FtpConfig {
     pub bind: Option<IpAddr>,
     /// For the control connection and every passive data connection.
     pub proxy: Option<Proxy>,
+    /// Which addresses the server may have, for the control connection and every passive data connection.
+    pub addresses: Addresses,
     /// From the name look-up to the end of the login.
     pub connect_timeout: Duration,
     /// Without any progress for so long a connection counts as dead.
@@ -81,6 +83,7 @@ impl FtpConfig {
             active: false,
             bind: None,
             proxy: None,
+            addresses: Addresses::default(),
             connect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(60),
             reply_timeout: Duration::from_secs(30),

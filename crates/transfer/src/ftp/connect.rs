@@ -148,9 +148,10 @@ async fn reach(shared: &Shared, deadline: Instant) -> Result<Reached> {
         family: AddressFamily::Any,
         bind: config.bind,
         proxy: config.proxy.as_ref(),
+        addresses: &config.addresses,
     };
     road::reach(road, deadline).await.map_err(|obstacle| {
-        let (error, permanent) = (shared.failed(ErrorKind::DestUnreachable), obstacle.permanent);
+        let (error, permanent) = (shared.failed(obstacle.kind), obstacle.permanent);
         let error = error.because(obstacle);
         if permanent { error.exhausted() } else { error }
     })

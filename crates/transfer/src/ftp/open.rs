@@ -238,7 +238,7 @@ async fn open(shared: &Shared, place: Place, peer: SocketAddr, tls: Option<&TlsS
             let proxy = shared.config.proxy.as_ref();
             // What stands in a proxy's way is told before the time of all is over.
             let until = Instant::now() + if proxy.is_some() { bound * 3 / 4 } else { bound };
-            let (tcp, _) = dial(&target, shared.config.bind, proxy, until).await.map_err(|obstacle| {
+            let (tcp, _) = dial(&target, shared.config.bind, proxy, &shared.config.addresses, until).await.map_err(|obstacle| {
                 let way = if proxy.is_some() { "proxy or firewall" } else { "firewall" };
                 let what = format!("no data connection to {target}; a {way} may not let the server's passive ports through");
                 broken(what, obstacle.into())

@@ -1,6 +1,7 @@
 //! The road to a server: one TCP connection, direct or through a proxy. What is spoken over it afterwards is the
-//! protocols' own; `socks` and `connect` speak with the proxy.
+//! protocols' own; `socks` and `connect` speak with the proxy, `addresses` says where a connection may lead.
 
+mod addresses;
 mod connect;
 mod socks;
 
@@ -8,7 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use model::{Credential, ProxyAddress, ProxyKind};
+pub use addresses::{Addresses, Resolver, SystemResolver, not_public};
+use model::{Credential, ErrorClass, ProxyAddress, ProxyKind};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -62,6 +64,7 @@ pub struct Road<'a> {
     /// The local address to connect from.
     pub bind: Option<IpAddr>,
     pub proxy: Option<&'a Proxy>,
+    pub addresses: &'a Addresses,
 }
 
 /// The other end of a connection, as whoever makes the last step is told it.
@@ -106,17 +109,23 @@ impl fmt::Display for Target {
 #[derive(Debug)]
 pub struct Obstacle {
     text: String,
+    /// Whose fault it is: nobody gets there now, or nobody may.
+    pub kind: ErrorClass,
     /// Trying again is no use, and may lock an account at the proxy.
     pub permanent: bool,
 }
 
 impl Obstacle {
     fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), permanent: false }
+        Self { text: text.into(), kind: ErrorClass::DestUnreachable, permanent: false }
     }
 
     fn permanent(text: impl Into<String>) -> Self {
-        Self { text: text.into(), permanent: true }
+        Self { permanent: true, ..Self::new(text) }
+    }
+
+    fn forbidden(text: impl Into<String>) -> Self {
+        Self { kind: ErrorClass::PolicyDenied, ..Self::permanent(text) }
     }
 }
 
@@ -136,7 +145,8 @@ pub struct Reached {
     pub round_trip: Duration,
 }
 
-/// A connection to the first address of the server that answers.
+/// A connection to the first address of the server that answers. A server with any address that is not allowed is
+/// connected to at none: a name that leads to two places leads to the wrong one sooner or later.
 pub async fn reach(road: Road<'_>, deadline: Instant) -> Result<Reached, Obstacle> {
     let host = road.host.trim_start_matches('[').trim_end_matches(']');
     let targets: Vec<Target> = match (road.proxy, host.parse::<IpAddr>()) {
@@ -148,16 +158,19 @@ pub async fn reach(road: Road<'_>, deadline: Instant) -> Result<Reached, Obstacl
             vec![Target::Name(host.to_owned(), road.port)]
         }
         // The local end is the proxy's neighbour, and the family of the server's address is its own.
-        (Some(_), _) => look_up(host, road.port, road.family, None, deadline).await?.into_iter().map(Target::Address).collect(),
-        (None, _) => look_up(host, road.port, road.family, road.bind, deadline).await?.into_iter().map(Target::Address).collect(),
+        (Some(_), _) => look_up(&road, host, None, deadline).await?,
+        (None, _) => look_up(&road, host, road.bind, deadline).await?,
     };
+    for target in &targets {
+        allowed(target, road.addresses)?;
+    }
     let mut reasons = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         let started = Instant::now();
         let left = deadline.saturating_duration_since(started);
         let share = left / (targets.len() - index) as u32;
         let until = started + share.max(MIN_ADDRESS_TIME).min(left.saturating_sub(MARGIN));
-        match dial(target, road.bind, road.proxy, until).await {
+        match dial(target, road.bind, road.proxy, road.addresses, until).await {
             Ok((tcp, round_trip)) => return Ok(Reached { tcp, target: target.clone(), round_trip }),
             Err(obstacle) if obstacle.permanent => return Err(obstacle),
             Err(obstacle) if road.proxy.is_some() => reasons.push(obstacle.text),
@@ -167,29 +180,51 @@ pub async fn reach(road: Road<'_>, deadline: Instant) -> Result<Reached, Obstacl
     Err(Obstacle::new(reasons.join(", ")))
 }
 
-async fn look_up(
-    host: &str,
-    port: u16,
-    family: AddressFamily,
-    bind: Option<IpAddr>,
-    deadline: Instant,
-) -> Result<Vec<SocketAddr>, Obstacle> {
-    let shown = model::escape_name(host);
-    let found = match tokio::time::timeout_at(deadline, tokio::net::lookup_host((host, port))).await {
-        Err(_) => return Err(Obstacle::new(format!("the name {shown} was not resolved in time"))),
-        Ok(Err(error)) => return Err(Obstacle::new(format!("the name {shown} was not resolved: {error}"))),
-        Ok(Ok(found)) => found,
-    };
-    let wanted = |address: &SocketAddr| family.has(address) && bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
-    let addresses: Vec<SocketAddr> = found.filter(wanted).take(MAX_ADDRESSES).collect();
-    if addresses.is_empty() {
-        return Err(Obstacle::new(format!("{shown} has no address of the wanted family")));
+async fn look_up(road: &Road<'_>, host: &str, bind: Option<IpAddr>, deadline: Instant) -> Result<Vec<Target>, Obstacle> {
+    let found = resolve(&*road.addresses.resolver, host, road.port, deadline).await?;
+    let wanted = |address: &SocketAddr| road.family.has(address) && bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
+    let targets: Vec<Target> = found.into_iter().filter(wanted).take(MAX_ADDRESSES).map(Target::Address).collect();
+    if targets.is_empty() {
+        return Err(Obstacle::new(format!("{} has no address of the wanted family", model::escape_name(host))));
     }
-    Ok(addresses)
+    Ok(targets)
+}
+
+async fn resolve(resolver: &dyn Resolver, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Obstacle> {
+    let shown = model::escape_name(host);
+    match tokio::time::timeout_at(deadline, resolver.look_up(host, port)).await {
+        Err(_) => Err(Obstacle::new(format!("the name {shown} was not resolved in time"))),
+        Ok(Err(error)) => Err(Obstacle::new(format!("the name {shown} was not resolved: {error}"))),
+        Ok(Ok(found)) => Ok(found),
+    }
+}
+
+/// What a name behind a proxy or a jump host means is decided there; an address means the same to everybody.
+fn allowed(target: &Target, addresses: &Addresses) -> Result<(), Obstacle> {
+    let Some(address) = target.address() else { return Ok(()) };
+    match addresses.refuses(address.ip()) {
+        None => Ok(()),
+        Some(what) => Err(Obstacle::forbidden(format!("{} is {what}, and allow_private is false", address.ip()))),
+    }
+}
+
+/// Whether a host that somebody else connects to may be: only where it is written as an address is that known here.
+pub fn may_name(host: &str, addresses: &Addresses) -> Result<(), Obstacle> {
+    match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(address) => allowed(&Target::Address(SocketAddr::new(address, 0)), addresses),
+        Err(_) => Ok(()),
+    }
 }
 
 /// One connection to exactly this target, and what its last step took.
-pub async fn dial(target: &Target, bind: Option<IpAddr>, proxy: Option<&Proxy>, until: Instant) -> Result<(TcpStream, Duration), Obstacle> {
+pub async fn dial(
+    target: &Target,
+    bind: Option<IpAddr>,
+    proxy: Option<&Proxy>,
+    addresses: &Addresses,
+    until: Instant,
+) -> Result<(TcpStream, Duration), Obstacle> {
+    allowed(target, addresses)?;
     let started = Instant::now();
     let Some(proxy) = proxy else {
         let Target::Address(address) = target else {
@@ -221,8 +256,14 @@ pub async fn dial(target: &Target, bind: Option<IpAddr>, proxy: Option<&Proxy>, 
 }
 
 async fn to_proxy(proxy: &Proxy, bind: Option<IpAddr>, until: Instant) -> Result<TcpStream, Obstacle> {
-    let addresses = look_up(&proxy.address.host, proxy.address.port, AddressFamily::Any, bind, until).await;
-    let addresses = addresses.map_err(|why| Obstacle::new(format!("the proxy {proxy} cannot be reached: {why}")))?;
+    // A proxy is this machine's own neighbour: which addresses servers may have says nothing about it.
+    let found = resolve(&SystemResolver, &proxy.address.host, proxy.address.port, until).await;
+    let mut addresses = found.map_err(|why| Obstacle::new(format!("the proxy {proxy} cannot be reached: {why}")))?;
+    addresses.retain(|address| bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4()));
+    addresses.truncate(MAX_ADDRESSES);
+    if addresses.is_empty() {
+        return Err(Obstacle::new(format!("the proxy {proxy} cannot be reached: it has no address of the wanted family")));
+    }
     let mut reasons = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
         let share = until.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;

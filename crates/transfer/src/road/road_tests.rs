@@ -109,7 +109,14 @@ async fn a_silent_proxy_is_left_at_the_deadline_and_named_without_its_password()
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     for scheme in ["socks5h", "http"] {
         let proxy = proxy(&format!("{scheme}://u:hush@{}", listener.local_addr().unwrap()));
-        let road = Road { host: "partner.example", port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy) };
+        let road = Road {
+            host: "partner.example",
+            port: 22,
+            family: AddressFamily::Any,
+            bind: None,
+            proxy: Some(&proxy),
+            addresses: &Addresses::default(),
+        };
         let error = reach(road, Instant::now() + Duration::from_millis(400)).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("{scheme}://u@127.0.0.1")) && text.contains("partner.example:22 within"), "{text}");
@@ -118,7 +125,8 @@ async fn a_silent_proxy_is_left_at_the_deadline_and_named_without_its_password()
     let address = listener.local_addr().unwrap();
     drop(listener);
     let proxy = proxy(&format!("socks5://{address}"));
-    let road = Road { host: "127.0.0.1", port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy) };
+    let road =
+        Road { host: "127.0.0.1", port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy), addresses: &Addresses::default() };
     let text = reach(road, Instant::now() + Duration::from_secs(5)).await.unwrap_err().to_string();
     assert!(text.contains("cannot be reached") && text.contains(&address.to_string()), "{text}");
 }
@@ -127,9 +135,28 @@ async fn a_silent_proxy_is_left_at_the_deadline_and_named_without_its_password()
 async fn a_name_that_would_end_the_request_goes_nowhere() {
     let proxy = proxy("http://127.0.0.1:1");
     for host in ["a\r\nX: y", "a b", &"x".repeat(300)] {
-        let road = Road { host, port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy) };
+        let road = Road { host, port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy), addresses: &Addresses::default() };
         assert!(reach(road, Instant::now() + Duration::from_secs(5)).await.unwrap_err().permanent, "{host:?}");
     }
+}
+
+/// What a name means behind a jump host or a proxy is its business; a number means the same there.
+#[tokio::test]
+async fn whom_somebody_else_connects_to_is_judged_where_it_is_a_number() {
+    let public = Addresses { allow_private: false, ..Addresses::default() };
+    for (host, forbidden) in [("10.0.0.1", true), ("[::1]", true), ("::ffff:127.0.0.1", true), ("8.8.8.8", false), ("localhost", false)] {
+        assert_eq!(may_name(host, &public).is_err(), forbidden, "{host}");
+        assert!(may_name(host, &Addresses::default()).is_ok(), "{host}");
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for scheme in ["socks5", "socks5h", "http"] {
+        let proxy = proxy(&format!("{scheme}://{}", listener.local_addr().unwrap()));
+        let road = Road { host: "127.0.0.1", port: 22, family: AddressFamily::Any, bind: None, proxy: Some(&proxy), addresses: &public };
+        let obstacle = reach(road, Instant::now() + Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(obstacle.kind, ErrorClass::PolicyDenied, "{scheme}: {obstacle}");
+    }
+    let nobody = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(nobody.is_err(), "the proxy was asked for what is forbidden");
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use super::known_hosts::HostLabel;
 use super::ssh_config::{self, Asked, HostSettings};
 use crate::error::{Error, ErrorKind, Result, Subject};
 pub use crate::road::AddressFamily;
-use crate::road::Proxy;
+use crate::road::{Addresses, Proxy};
 
 /// A password or passphrase; it prints as nothing.
 pub use model::Credential as Secret;
@@ -85,6 +85,8 @@ pub struct SftpConfig {
     pub bind: Option<IpAddr>,
     /// On the way to the server, or to the first jump host.
     pub proxy: Option<Proxy>,
+    /// Which addresses the server may have, and the first jump host.
+    pub addresses: Addresses,
     /// The hosts on the way, nearest first; each is logged in at, and the next one is reached through it.
     pub jumps: Vec<SftpConfig>,
     /// This is a host on the way to another one.
@@ -119,6 +121,7 @@ impl SftpConfig {
             family: AddressFamily::Any,
             bind: None,
             proxy: None,
+            addresses: Addresses::default(),
             jumps: Vec::new(),
             jump_host: false,
             certificates: Vec::new(),
@@ -181,6 +184,7 @@ pub struct SftpOverrides {
     pub family: AddressFamily,
     pub bind: Option<IpAddr>,
     pub proxy: Option<Proxy>,
+    pub addresses: Addresses,
     /// `[USER@]HOST[:PORT],…` or `none`, instead of what ssh_config says.
     pub jump: Option<String>,
     pub algorithms: Algorithms,
@@ -266,6 +270,7 @@ pub(super) fn resolve_one(
     config.family = overrides.family;
     config.bind = overrides.bind;
     config.proxy = overrides.proxy;
+    config.addresses = overrides.addresses;
     config.algorithms = overrides.algorithms;
     config.prompt = overrides.prompt;
     config.notes = settings.notes;

@@ -16,7 +16,7 @@ use super::trust::{Refusal, RefusalReason, Trust, legacy_notes, preferred};
 use super::way::{Hop, Link, ShutOnDrop, Socket, Wire};
 use crate::destination::ServerIdentity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::road::{self, Road};
+use crate::road::{self, Obstacle, Road};
 
 const MAX_GREETING_BYTES: usize = 512;
 /// Messages of a channel that wait for whoever reads it. A session over a jump host does not read while it writes, and
@@ -207,23 +207,33 @@ struct Way {
 
 /// Over the network, direct or through the proxy.
 async fn reach(config: &SftpConfig, deadline: Instant) -> Result<Way> {
-    let road = Road { host: config.host(), port: config.port(), family: config.family, bind: config.bind, proxy: config.proxy.as_ref() };
+    let road = Road {
+        host: config.host(),
+        port: config.port(),
+        family: config.family,
+        bind: config.bind,
+        proxy: config.proxy.as_ref(),
+        addresses: &config.addresses,
+    };
     let unreachable = |why: crate::error::BoxError| failed(config, ErrorKind::DestUnreachable).because(why);
-    let reached = road::reach(road, deadline).await.map_err(|obstacle| {
-        let permanent = obstacle.permanent;
-        let error = unreachable(obstacle.into());
-        if permanent { error.exhausted() } else { error }
-    })?;
+    let reached = road::reach(road, deadline).await.map_err(|obstacle| blocked(config, obstacle))?;
     let local_address = reached.tcp.local_addr().ok().map(|local| local.ip()).filter(|_| config.proxy.is_none());
     let (wire, socket) = Wire::tcp(reached.tcp).map_err(|error| unreachable(error.into()))?;
     let peer = reached.target.to_string();
     Ok(Way { wire, socket, peer, address: reached.target.address(), local_address, round_trip: reached.round_trip })
 }
 
+fn blocked(config: &SftpConfig, obstacle: Obstacle) -> Error {
+    let (error, permanent) = (failed(config, obstacle.kind), obstacle.permanent);
+    let error = error.because(obstacle);
+    if permanent { error.exhausted() } else { error }
+}
+
 /// Through the jump host, which resolves the name.
 async fn jump(config: &SftpConfig, hop: &Hop, deadline: Instant) -> Result<Way> {
     let unreachable = |why: String| failed(config, ErrorKind::DestUnreachable).because(why);
     let host = config.host().trim_start_matches('[').trim_end_matches(']');
+    road::may_name(host, &config.addresses).map_err(|obstacle| blocked(config, obstacle))?;
     let started = Instant::now();
     // sshd writes the origin to its log; the address of this machine is not its business.
     let opening = hop.handle.channel_open_direct_tcpip(host, u32::from(config.port()), "127.0.0.1", 0);

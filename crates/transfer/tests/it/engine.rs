@@ -313,3 +313,31 @@ async fn a_cut_copy_in_place_goes_on_in_the_same_run() {
         }
     }
 }
+
+/// The largest piece that was read of files of this size over this many connections, with room for 32 MiB in memory.
+async fn largest_read(files: usize, size: usize, connections: usize) -> u64 {
+    let names: Vec<String> = (0..files).map(|number| number.to_string()).collect();
+    let named: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), size)).collect();
+    let (mut ferry, source, destination) = ferry(&named);
+    ferry.tuning.connections = Some(connections);
+    let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+    ferry.run(&keys).await.unwrap();
+    keys.iter().for_each(|key| assert_whole(&source, &destination, key));
+    source.reads().into_iter().map(|(_, range)| range.end - range.start).max().unwrap()
+}
+
+/// Many connections are what a far server gets. Mutations: the ranges of many files are those of one (`RANGES_PER_FILE` 1, or
+/// no share at all).
+#[tokio::test]
+async fn files_that_share_a_far_line_have_ranges_that_find_room_in_memory_together() {
+    let (size, files, budget) = (20 << 20, 5, 32 << 20);
+    let near = largest_read(files as usize, size, 2).await;
+    let far = largest_read(files as usize, size, 4).await;
+    // Of each one range is sent, one is proved or waits, and one is being read.
+    assert!(files * 3 * far <= budget, "{far} bytes of each of {files} files at once are more than {budget}");
+    assert!(files * 3 * near > budget, "a near server's ranges are larger, which costs fewer requests: {near}");
+    assert!(far >= 1 << 20, "smaller ones cost more requests than they fill the line: {far}");
+    // One file that has the line for itself, over all connections.
+    let alone = largest_read(1, 80 << 20, 4).await;
+    assert!(alone >= 2 << 20 && 4 * 4 * alone <= budget, "{alone}");
+}

@@ -1,5 +1,6 @@
 //! Tests of this crate through its public face, and against real servers on loopback.
 
+mod addresses;
 mod contract;
 mod corruption;
 mod engine;
