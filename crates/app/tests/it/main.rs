@@ -1,3 +1,6 @@
-//! What the use cases do together with the engine and the store.
+//! What the use cases do together with the engine and the store, and processes that are killed.
 
+mod journal;
+mod killed;
+mod killed_child;
 mod vast;

@@ -51,7 +51,7 @@ impl Stage {
         self.expect(0, &["transfer", "show", &id])?;
 
         title("11. Three thousand files are one transfer: one approval, one pair of tickets, one notice");
-        self.expect(0, &["transfer", "submit", "outbound:tiny/", "partner:tiny/", "--wait", "--no-progress"])?;
+        self.expect(0, &["transfer", "submit", "outbound:tiny/", "partner:tiny/", "--wait"])?;
         ensure!(count_files(&self.file("governed/tiny"))? == TINY, "every tiny file is there");
         let notices = std::fs::read_to_string(self.home.path().join("notices.jsonl")).context("the notices of the service")?;
         println!("\nnotices that were sent: {}", notices.lines().count());
@@ -100,7 +100,7 @@ impl Stage {
         let bank = format!("ftpes://{}@localhost:{}/in/", self.ftps.user(), self.ftps.address().port());
         let authority = self.ftps.authority().to_str().context("the temporary directory has a plain name")?;
         self.expect(0, &["connector", "add", "bank", &bank, "--password-from", "local:bank", "--ca-file", authority])?;
-        self.expect(0, &["transfer", "submit", "outbound:reports/daily.csv", "bank:daily/", "--wait", "--no-progress"])?;
+        self.expect(0, &["transfer", "submit", "outbound:reports/daily.csv", "bank:daily/", "--wait"])?;
         ensure!(self.ftps.file("/in/daily/daily.csv").exists(), "the bank has its file");
         Ok(())
     }

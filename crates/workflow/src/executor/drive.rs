@@ -44,18 +44,29 @@ pub(super) struct Standing {
 
 impl<E> Live<E> {
     pub(super) fn new(name: Arc<str>, definition: Arc<Definition>, standing: Standing) -> Arc<Self> {
-        let desk = Desk {
-            waiting: VecDeque::new(),
-            standing: Some(Box::new(standing)),
-            running: HashMap::new(),
-            registered: None,
-            gone: false,
-        };
+        let desk =
+            Desk { waiting: VecDeque::new(), standing: Some(Box::new(standing)), running: HashMap::new(), registered: None, gone: false };
         Arc::new(Self { name, definition, desk: Mutex::new(desk), end: watch::Sender::new(None) })
     }
 
     pub(super) fn desk(&self) -> MutexGuard<'_, Desk<E>> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts what is under way, also when it panics.
+pub(super) struct Counted(Arc<watch::Sender<usize>>);
+
+impl Counted {
+    pub(super) fn one_more(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -126,12 +137,12 @@ impl<E: Effects> Core<E> {
             desk.standing.take()
         };
         if let Some(standing) = standing {
-            self.drives.send_modify(|count| *count += 1);
-            tokio::spawn(self.clone().drive(live.clone(), standing));
+            let drive = Counted::one_more(&self.drives);
+            tokio::spawn(self.clone().drive(live.clone(), standing, drive));
         }
     }
 
-    async fn drive(self: Arc<Self>, live: Arc<Live<E>>, mut standing: Box<Standing>) {
+    async fn drive(self: Arc<Self>, live: Arc<Live<E>>, mut standing: Box<Standing>, _drive: Counted) {
         loop {
             let happening = {
                 let mut desk = live.desk();
@@ -154,11 +165,12 @@ impl<E: Effects> Core<E> {
                 Taken::Gone => break,
             }
         }
-        self.drives.send_modify(|count| *count -= 1);
     }
 
     async fn take(self: &Arc<Self>, live: &Arc<Live<E>>, standing: &mut Standing, mut happening: Happening<E>) -> Taken {
         let mut pause = FIRST_PAUSE;
+        let clock = self.timeline.clock();
+        let began = clock.steady();
         loop {
             if self.closed.is_cancelled() {
                 happening.answer(Err(Error::Stopping));
@@ -221,10 +233,13 @@ impl<E: Effects> Core<E> {
                     happening.answer(Ok(()));
                     return Taken::Stands;
                 }
-                Found::Stands(execution) => {
+                Found::Stands(mut execution) => {
+                    execution.keep_task_times(&standing.execution);
                     standing.execution = execution;
-                    // Nothing went on while nothing could be written.
-                    standing.execution.tasks_begin_anew(self.timeline.now().now);
+                    if clock.steady().saturating_sub(began) > self.options.away_after {
+                        // Nothing went on while nothing could be written.
+                        standing.execution.tasks_begin_anew(self.timeline.now().now);
+                    }
                 }
                 Found::Gone => {
                     let why = if self.closed.is_cancelled() { Error::Stopping } else { Error::Dropped };

@@ -149,7 +149,7 @@ struct Core<E: Effects> {
     definitions: Mutex<HashMap<Arc<str>, Weak<Definition>>>,
     timers: Timers<E>,
     /// Steps under way.
-    drives: watch::Sender<usize>,
+    drives: Arc<watch::Sender<usize>>,
     /// Tasks that somebody carries out.
     tasks: Arc<watch::Sender<usize>>,
     /// No new work is begun.
@@ -178,7 +178,7 @@ impl<E: Effects> Executor<E> {
             live: Mutex::new(HashMap::new()),
             definitions: Mutex::new(HashMap::new()),
             timers: Timers::default(),
-            drives: watch::Sender::new(0),
+            drives: Arc::new(watch::Sender::new(0)),
             tasks: Arc::new(watch::Sender::new(0)),
             stopping: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -264,23 +264,23 @@ impl<E: Effects> Executor<E> {
         if self.core.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let live = match self.core.find(name) {
-            Some(live) => live,
-            None => {
-                let stored = self.core.journal.load(name).await?.ok_or(Error::NotFound)?;
-                match stored.execution.status {
-                    Status::Running => return Err(Error::Dropped),
-                    Status::Succeeded { .. } => return Err(Error::NotFailed),
-                    _ => {}
+        loop {
+            if let Some(live) = self.core.find(name) {
+                match self.core.tell(&live, Event::Redrive, E::default()).await {
+                    // It ended while the wish was on its way, and is in memory no more.
+                    Err(Error::Ended) => continue,
+                    told => return told,
                 }
-                let definition = self.core.definition(&stored.definition)?;
-                let moved = self.core.timeline.now().moved;
-                self.core.insert(definition, stored.execution, moved).0
             }
-        };
-        match self.core.tell(&live, Event::Redrive, E::default()).await {
-            Err(Error::Ended) => Err(Error::NotFailed),
-            told => told,
+            let stored = self.core.journal.load(name).await?.ok_or(Error::NotFound)?;
+            match stored.execution.status {
+                Status::Running => return Err(Error::Dropped),
+                Status::Succeeded { .. } => return Err(Error::NotFailed),
+                _ => {}
+            }
+            let definition = self.core.definition(&stored.definition)?;
+            let moved = self.core.timeline.now().moved;
+            self.core.insert(definition, stored.execution, moved);
         }
     }
 
@@ -355,14 +355,13 @@ impl<E: Effects> Executor<E> {
         for live in &all {
             live.desk().running.values().for_each(|entry| entry.cancelled.cancel());
         }
-        // Too late is no error here.
-        let _ = tokio::time::timeout(grace, core.tasks.subscribe().wait_for(|count| *count == 0)).await;
+        let until = tokio::time::Instant::now() + grace;
+        // Too late is no error here, nor is a journal that takes no writes.
+        let _ = tokio::time::timeout_at(until, core.tasks.subscribe().wait_for(|count| *count == 0)).await;
         for live in &all {
             live.desk().running.values().for_each(|entry| entry.call.abort());
         }
-        if !grace.is_zero() {
-            self.settled().await;
-        }
+        let _ = tokio::time::timeout_at(until, self.settled()).await;
         core.closed.cancel();
         self.settled().await;
     }
@@ -405,7 +404,13 @@ impl<E: Effects> Core<E> {
     }
 
     /// An execution whose first step is written.
-    fn take_in(self: &Arc<Self>, definition: Arc<Definition>, execution: Execution, moved: jiff::SignedDuration, commands: Vec<crate::Command>) {
+    fn take_in(
+        self: &Arc<Self>,
+        definition: Arc<Definition>,
+        execution: Execution,
+        moved: jiff::SignedDuration,
+        commands: Vec<crate::Command>,
+    ) {
         let status = execution.status.clone();
         if status != Status::Running {
             return self.watcher.ended(&execution.start.name, &status);

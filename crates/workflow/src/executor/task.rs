@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{Happening, Live};
+use super::drive::{Counted, Happening, Live};
 use super::port::{Answer, Effects, TaskCall};
 use super::{Core, Error};
 use crate::interpreter::{Event, TaskRequest};
@@ -29,13 +29,7 @@ pub struct Running<E: Effects> {
 struct Held<E: Effects> {
     core: Weak<Core<E>>,
     token: String,
-    count: Arc<watch::Sender<usize>>,
-}
-
-impl<E: Effects> Drop for Held<E> {
-    fn drop(&mut self) {
-        self.count.send_modify(|count| *count -= 1);
-    }
+    _count: Counted,
 }
 
 impl<E: Effects> Clone for Running<E> {
@@ -81,8 +75,7 @@ impl<E: Effects> Core<E> {
             return;
         }
         let cancelled = CancellationToken::new();
-        self.tasks.send_modify(|count| *count += 1);
-        let held = Held { core: Arc::downgrade(self), token: request.token.clone(), count: self.tasks.clone() };
+        let held = Held { core: Arc::downgrade(self), token: request.token.clone(), _count: Counted::one_more(&self.tasks) };
         let running = Running { cancelled: cancelled.clone(), held: Arc::new(held) };
         let (token, heartbeat_seconds) = (request.token.clone(), request.heartbeat_seconds);
         let (core, live) = (self.clone(), live.clone());

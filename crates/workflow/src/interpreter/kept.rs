@@ -79,6 +79,21 @@ impl Execution {
             }
         }
     }
+
+    /// Takes over the times of tasks that are the same in another state of this execution, and perhaps not stored.
+    pub fn keep_task_times(&mut self, of: &Self) {
+        for (id, frame) in &mut self.frames {
+            let Some(Doing::Task { token: known, deadline: until, heartbeat_by: beat, .. }) = of.frames.get(id).map(|frame| &frame.doing)
+            else {
+                continue;
+            };
+            if let Doing::Task { token, deadline, heartbeat_by, .. } = &mut frame.doing
+                && token == known
+            {
+                (*deadline, *heartbeat_by) = (*until, *beat);
+            }
+        }
+    }
 }
 
 impl Run<'_> {

@@ -67,10 +67,16 @@ async fn what_began_before_the_clock_was_set_keeps_its_length_over_a_restart_too
 
 #[tokio::test]
 async fn a_wait_for_a_named_moment_ends_when_the_wall_clock_shows_it() {
-    for (set, expected) in [(SignedDuration::from_mins(30), 30 * 60), (SignedDuration::from_mins(-30), 90 * 60), (SignedDuration::from_hours(2), 1)] {
+    for (set, expected) in
+        [(SignedDuration::from_mins(30), 30 * 60), (SignedDuration::from_mins(-30), 90 * 60), (SignedDuration::from_hours(2), 1)]
+    {
         let (stored, clock) = (MemoryJournal::default(), ManualClock::new(began()));
         let process = process(&stored, json!({}), &clock);
-        process.executor.start(new_execution("e", &waiting(json!({"Timestamp": "2026-01-01T01:00:00Z"})), json!({})), Vec::new()).await.unwrap();
+        process
+            .executor
+            .start(new_execution("e", &waiting(json!({"Timestamp": "2026-01-01T01:00:00Z"})), json!({})), Vec::new())
+            .await
+            .unwrap();
         process.quiet().await;
         clock.set_wall(set);
         let took = seconds_until_ended(&process, "e", 6_000).await.unwrap();

@@ -55,6 +55,7 @@ pub async fn play(scene: &Scene, trouble: Trouble) -> Played {
     let mut process = Process::begin(&stored, trouble.write, &script, &clock);
     let (mut lives, mut rests, mut labels, mut clock_set) = (1, 0, Vec::new(), scene.clock_set);
     loop {
+        let mut asked = false;
         loop {
             process.quiet().await;
             if process.is_dead() {
@@ -68,16 +69,25 @@ pub async fn play(scene: &Scene, trouble: Trouble) -> Played {
                     let _ = process.executor.start(new_execution(NAME, &scene.definition, scene.input.clone()), Vec::new()).await;
                     continue;
                 }
-                Some(Status::Running) if scene.stopped => {
-                    let _ = process.executor.stop(NAME, "Stopped", "by hand").await;
+                // Once a life; a write that fails is tried again when time has passed, which nobody may wait for here.
+                Some(Status::Running) if scene.stopped && !asked => {
+                    let executor = process.executor.clone();
+                    tokio::spawn(async move { executor.stop(NAME, "Stopped", "by hand").await });
+                    asked = true;
                     continue;
                 }
-                Some(Status::Failed(_)) if scene.redriven && !has("ExecutionRedriven", &process.history(NAME).await) => {
-                    let _ = process.executor.redrive(NAME).await;
+                Some(Status::Failed(_)) if scene.redriven && !asked && !has("ExecutionRedriven", &process.history(NAME).await) => {
+                    let executor = process.executor.clone();
+                    tokio::spawn(async move { executor.redrive(NAME).await });
+                    asked = true;
                     continue;
                 }
                 // Whoever did not hear that the last write went well looks once more.
-                Some(status) if status != Status::Running && process.executor.running() == 0 => {
+                Some(status)
+                    if status != Status::Running
+                        && process.executor.running() == 0
+                        && (!scene.redriven || has("ExecutionRedriven", &process.history(NAME).await)) =>
+                {
                     labels.extend(process.journal.labels.lock().unwrap().drain(..));
                     check_books(&stored).await;
                     return Played { status, gist: gist(&process.history(NAME).await), labels, rests };
@@ -103,7 +113,14 @@ pub async fn play(scene: &Scene, trouble: Trouble) -> Played {
             }
             let next = clock.next_sleeper().expect("somebody waits for something");
             clock.advance(next.saturating_sub(clock.steady()).max(Duration::from_millis(1)));
-            assert!(rests < 2_000, "{}: no end with {trouble:?}", scene.name);
+            let seen = process.journal.labels.lock().unwrap().len();
+            assert!(
+                rests < 2_000,
+                "{}: no end with {trouble:?}, {} running, {seen} writes, said {:?}",
+                scene.name,
+                process.executor.running(),
+                process.said.0.lock().unwrap()
+            );
         }
         labels.extend(process.journal.labels.lock().unwrap().drain(..));
         process.die().await;
@@ -125,8 +142,13 @@ fn every_trouble(scene: &Scene, mishaps: &[Mishap]) -> BTreeSet<String> {
     runtime().block_on(async {
         let calm = play(scene, Trouble::default()).await;
         let mut hit = BTreeSet::new();
-        let writes = (0..calm.labels.len()).flat_map(|at| mishaps.iter().map(move |mishap| Trouble { write: Some((at, *mishap)), ..Trouble::default() }));
-        let twice = (0..calm.labels.len()).map(|at| Trouble { write: Some((at, Mishap::DiesAfter)), second: Some((0, Mishap::DiesAfter)), ..Trouble::default() });
+        let writes = (0..calm.labels.len())
+            .flat_map(|at| mishaps.iter().map(move |mishap| Trouble { write: Some((at, *mishap)), ..Trouble::default() }));
+        let twice = (0..calm.labels.len()).map(|at| Trouble {
+            write: Some((at, Mishap::DiesAfter)),
+            second: Some((0, Mishap::DiesAfter)),
+            ..Trouble::default()
+        });
         let killed = (1..=calm.rests).map(|at| Trouble { killed_at_rest: Some(at), ..Trouble::default() });
         let shut_down = (1..=calm.rests).map(|at| Trouble { shut_down_at_rest: Some(at), ..Trouble::default() });
         for trouble in writes.chain(twice).chain(killed).chain(shut_down) {
@@ -171,7 +193,8 @@ fn scene(name: &'static str, definition: Value, script: Value) -> Scene {
 
 fn scenes() -> Vec<Scene> {
     let task = |next: Value| {
-        let mut task = json!({"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Parameters": {"FunctionName": "f", "Payload": {}}});
+        let mut task =
+            json!({"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Parameters": {"FunctionName": "f", "Payload": {}}});
         task.as_object_mut().unwrap().extend(next.as_object().unwrap().clone());
         task
     };
@@ -193,19 +216,39 @@ fn scenes() -> Vec<Scene> {
     let before = |state: Value| json!({"StartAt": "First", "States": {"First": task(json!({"Next": "Then", "ResultPath": null})), "Then": state, "Last": end()}});
     let mut scenes = vec![
         scene("two tasks", machine("First", task(json!({"Next": "Last"}))), json!({"First": fine, "Last": fine})),
-        scene("tried again", machine("First", task(json!({"Next": "Last", "Retry": retry}))), json!({"First": [thrown, fine], "Last": fine})),
+        scene(
+            "tried again",
+            machine("First", task(json!({"Next": "Last", "Retry": retry}))),
+            json!({"First": [thrown, fine], "Last": fine}),
+        ),
         scene("caught", machine("First", task(json!({"Next": "Last", "Catch": catch}))), json!({"First": thrown, "Last": fine})),
         scene("not caught", one("First"), json!({"First": thrown})),
-        scene("timed out", machine("First", task(json!({"Next": "Last", "TimeoutSeconds": 5, "Retry": retry}))), json!({"First": [{"Hang": true}, fine], "Last": fine})),
-        scene("timed out and caught", machine("First", task(json!({"Next": "Last", "TimeoutSeconds": 5, "Catch": catch}))), json!({"First": {"Hang": true}, "Last": fine})),
+        scene(
+            "timed out",
+            machine("First", task(json!({"Next": "Last", "TimeoutSeconds": 5, "Retry": retry}))),
+            json!({"First": [{"Hang": true}, fine], "Last": fine}),
+        ),
+        scene(
+            "timed out and caught",
+            machine("First", task(json!({"Next": "Last", "TimeoutSeconds": 5, "Catch": catch}))),
+            json!({"First": {"Hang": true}, "Last": fine}),
+        ),
         scene("timed out at the end", one("First"), json!({"First": fine})),
         scene("waits", before(json!({"Type": "Wait", "Seconds": 60, "Next": "Last"})), json!({"First": fine, "Last": fine})),
         scene("waits at the end", json!({"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 60, "End": true}}}), json!({})),
         scene("branches", before(parallel.clone()), json!({"First": fine, "A": fine, "B": fine, "Last": fine})),
         scene("a branch fails", before(parallel), json!({"First": fine, "A": fine, "B": thrown, "Last": fine})),
         scene("items", before(map), json!({"First": fine, "Item": [fine, {"Return": 2, "Delay": 3}], "Last": fine})),
-        scene("handed over", before(handed(json!({"HeartbeatSeconds": 10}))), json!({"First": fine, "Then": {"Return": 3, "Delay": 20, "Beat": 4}, "Last": fine})),
-        scene("silent", machine("First", handed(json!({"HeartbeatSeconds": 10, "Retry": retry}))), json!({"First": [{"Return": 3, "Delay": 30}, fine], "Last": fine})),
+        scene(
+            "handed over",
+            before(handed(json!({"HeartbeatSeconds": 10}))),
+            json!({"First": fine, "Then": {"Return": 3, "Delay": 20, "Beat": 4}, "Last": fine}),
+        ),
+        scene(
+            "silent",
+            machine("First", handed(json!({"HeartbeatSeconds": 10, "Retry": retry}))),
+            json!({"First": [{"Return": 3, "Delay": 30}, fine], "Last": fine}),
+        ),
         scene("the worker fails", machine("First", handed(json!({"Catch": catch}))), json!({"First": thrown, "Last": fine})),
     ];
     let mut timed = scene("too long", one("First"), json!({"First": {"Hang": true}}));
@@ -214,7 +257,8 @@ fn scenes() -> Vec<Scene> {
     stopped.stopped = true;
     let mut redriven = scene("redriven", one("First"), json!({"First": [thrown, fine]}));
     redriven.redriven = true;
-    let mut set = scene("the clock is set", before(json!({"Type": "Wait", "Seconds": 60, "Next": "Last"})), json!({"First": fine, "Last": fine}));
+    let mut set =
+        scene("the clock is set", before(json!({"Type": "Wait", "Seconds": 60, "Next": "Last"})), json!({"First": fine, "Last": fine}));
     set.clock_set = 3600;
     scenes.extend([timed, stopped, redriven, set]);
     scenes
@@ -229,7 +273,8 @@ fn killed_at_each_named_point_an_execution_ends_as_it_would_have_ended() {
     }
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/durability.md")).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| write: "));
-    let named: BTreeSet<String> = rows.flat_map(|row| ["before", "after"].map(|moment| format!("{moment} {}", row.split(" |").next().unwrap()))).collect();
+    let named: BTreeSet<String> =
+        rows.flat_map(|row| ["before", "after"].map(|moment| format!("{moment} {}", row.split(" |").next().unwrap()))).collect();
     assert_eq!(hit, named, "the points that were hit, and those that the page names");
     assert!(hit.len() >= 30, "{}", hit.len());
 }

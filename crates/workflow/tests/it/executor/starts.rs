@@ -76,6 +76,52 @@ async fn what_was_stopped_stays_stopped_however_often_it_is_said() {
 }
 
 #[tokio::test]
+async fn stopped_at_any_state_the_transfer_ends_once_and_nothing_is_written_afterwards() {
+    for way in crate::transfer::ways().into_iter().filter(|way| !way.slow && way.error.is_none()) {
+        let slowly = way.mocks.iter().map(|(state, answers)| {
+            let list = answers.as_array().cloned().unwrap_or_else(|| vec![answers.clone()]);
+            let late = |mut answer: Value| {
+                answer["Delay"] = json!(1);
+                answer
+            };
+            (state.clone(), list.into_iter().map(late).collect::<Value>())
+        });
+        let script = Value::Object(slowly.collect());
+        for rests in 0.. {
+            let (process, stored) = process(script.clone());
+            process.executor.start(new_execution("e", &crate::transfer::definition(), crate::transfer::input()), Vec::new()).await.unwrap();
+            process.quiet().await;
+            for _ in 0..rests {
+                process.clock.advance(Duration::from_secs(1));
+                process.quiet().await;
+            }
+            let over = process.executor.running() == 0;
+            // Twice at once: one end, and both are told that it is over.
+            let stop = || process.executor.stop("e", "Stopped", "by hand");
+            assert_eq!(tokio::join!(stop(), stop()), (Ok(()), Ok(())));
+            let written = stored.effects().len();
+            for _ in 0..3 {
+                process.clock.advance(Duration::from_secs(1));
+                process.quiet().await;
+            }
+            assert_eq!((stored.effects().len(), process.executor.running()), (written, 0), "{} after {rests} s", way.name);
+            let ends = process
+                .history("e")
+                .await
+                .iter()
+                .filter(|event| ["ExecutionAborted", "ExecutionSucceeded"].contains(&event.kind.as_str()))
+                .count();
+            assert_eq!(ends, 1, "{} after {rests} s", way.name);
+            check_books(&stored).await;
+            if over {
+                assert!(rests > 5, "{} went through {rests} states only", way.name);
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn of_two_drivers_the_second_drops_what_the_first_carried_on_and_says_so() {
     let stored = MemoryJournal::default();
     let (script, clock) = (Script::new(&json!({"Only": {"Return": 1, "Delay": 10}})), ManualClock::new(began()));
@@ -106,7 +152,8 @@ async fn an_upgrade_does_not_change_a_run_in_flight() {
     old.quiet().await;
     old.die().await;
     let new = Process::begin(&stored, None, &script, &clock);
-    let changed = json!({"StartAt": "Other", "States": {"Other": {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": true}}});
+    let changed =
+        json!({"StartAt": "Other", "States": {"Other": {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": true}}});
     new.executor.start(new_execution("f", &changed, json!({})), Vec::new()).await.unwrap();
     new.executor.resume().await.unwrap();
     assert!(new.until_ended("e").await.is_some());
@@ -141,7 +188,10 @@ async fn while_nothing_can_be_written_nothing_is_started_and_people_are_told_onc
         process.clock.advance(Duration::from_secs(1));
         process.quiet().await;
     }
-    assert!(matches!(process.executor.start(new_execution("f", &hanging(), json!({"x": 1})), Vec::new()).await, Err(Error::Unavailable(_))));
+    assert!(matches!(
+        process.executor.start(new_execution("f", &hanging(), json!({"x": 1})), Vec::new()).await,
+        Err(Error::Unavailable(_))
+    ));
     process.journal.dead.store(false, std::sync::atomic::Ordering::SeqCst);
     assert!(matches!(process.until_ended("e").await, Some(Status::Succeeded { .. })));
     process.quiet().await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use workflow::executor::{
-    Answer, Clock, Creation, Executor, Journal, JournalError, ManualClock, MemoryJournal, NewExecution, Options, Ports, Running, Save, Stored,
-    TaskCall, TaskHandler, Watcher,
+    Answer, Clock, Creation, Executor, Journal, JournalError, ManualClock, MemoryJournal, NewExecution, Options, Ports, Running, Save,
+    Stored, TaskCall, TaskHandler, Watcher,
 };
 use workflow::interpreter::Doing;
 use workflow::{Chance, Fault, HistoryEvent, Status, Step};
