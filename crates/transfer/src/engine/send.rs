@@ -35,6 +35,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// Confirmed data that no stored checkpoint knows yet, per lane; what a kill costs beside what is in flight.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// A checkpoint comes at the latest so long after the one before, where there is anything new.
+const CHECKPOINT_REST: Duration = Duration::from_secs(1);
 const SYNC_LOOK: Duration = Duration::from_millis(250);
 
 /// What the reader, the lanes and the keeper of one file share.
@@ -276,8 +278,20 @@ impl Work {
 
     /// Keeps checkpoints current. A store that cannot write now delays them; only a lost lease ends the attempt.
     async fn keep(&self) {
+        let mut last: Option<Instant> = None;
         loop {
             self.dirty.notified().await;
+            // One for every range would be a quarter of a million writes for a terabyte. Half the interval leaves time for the
+            // write before data has to wait for it.
+            while let Some(rest) = last.and_then(|last| CHECKPOINT_REST.checked_sub(last.elapsed()))
+                && self.unkept_bytes() < self.interval() / 2
+            {
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    () = self.dirty.notified() => {}
+                }
+            }
+            last = Some(Instant::now());
             if let Err(error) = self.checkpoint().await {
                 if error.kind == ErrorKind::LeaseLost {
                     return self.fail(error);
@@ -309,15 +323,24 @@ impl Work {
         outcome
     }
 
+    /// Confirmed bytes that no stored checkpoint knows.
+    fn unkept_bytes(&self) -> u64 {
+        self.bytes_sent.load(Relaxed).saturating_sub(self.bytes_kept.load(Relaxed))
+    }
+
+    /// What a kill may cost.
+    fn interval(&self) -> u64 {
+        CHECKPOINT_BYTES * self.lanes.lock().expect("no panic while holding the lock").len().max(1) as u64
+    }
+
     /// Data waits for its checkpoints, so that a kill costs no more than one interval per lane. A store that cannot
     /// write slows the file down and does not stop it.
     async fn wait_for_checkpoint(&self) {
-        let lanes = self.lanes.lock().expect("no panic while holding the lock").len().max(1) as u64;
+        let interval = self.interval();
         let waiting = async {
             loop {
                 let kept = self.kept.notified();
-                let ahead = self.bytes_sent.load(Relaxed).saturating_sub(self.bytes_kept.load(Relaxed));
-                if ahead <= CHECKPOINT_BYTES * lanes {
+                if self.unkept_bytes() <= interval {
                     return;
                 }
                 self.dirty.notify_one();
@@ -386,7 +409,8 @@ impl FileRun {
                 sheet.attempt_ended();
             }
         }
-        if outcome.is_err()
+        // The end of a stream may fail long after its last byte left; what was handed over is known until then.
+        if (outcome.is_err() || work.streams)
             && let Err(error) = work.checkpoint().await
         {
             warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved");
