@@ -203,8 +203,7 @@ impl Client {
 
     async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<Bytes>) -> Result<Response<Incoming>> {
         let socket = self.data.join(crate::SOCKET);
-        let stream =
-            UnixStream::connect(&socket).await.map_err(|source| ClientError::NotRunning { data: self.data.clone(), source })?;
+        let stream = UnixStream::connect(&socket).await.map_err(|source| ClientError::NotRunning { data: self.data.clone(), source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(e))?;
         // Ends with the answer's body.
         tokio::spawn(connection);

@@ -115,7 +115,9 @@ impl ConnectorSettings {
                 .next("keep it with `fileferry secret set NAME`, and refer to it with --password-from local:NAME"));
         }
         match Location::parse(&self.url).map_err(|e| Error::invalid("url", e))? {
-            Location::S3 { .. } => return Err(Error::invalid("url", "is a source, not a server").next("add it with `fileferry source add`")),
+            Location::S3 { .. } => {
+                return Err(Error::invalid("url", "is a source, not a server").next("add it with `fileferry source add`"));
+            }
             Location::Server { .. } | Location::File { .. } if !self.url.ends_with('/') => self.url.push('/'),
             _ => {}
         }

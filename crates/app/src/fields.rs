@@ -39,7 +39,8 @@ pub fn reference(field: &str, text: &str) -> Result<()> {
         "prompt" => "nobody can be asked by a service",
         _ => "is not a reference to a secret",
     };
-    Err(Error::invalid(field, why).next("keep the value with `fileferry secret set NAME` and write local:NAME; env:NAME and file:PATH work too"))
+    Err(Error::invalid(field, why)
+        .next("keep the value with `fileferry secret set NAME` and write local:NAME; env:NAME and file:PATH work too"))
 }
 
 /// The names of `local:` references.

@@ -122,6 +122,8 @@ pub async fn may_transfer(store: &Store, request: &RequestRecord, spec: &CopySpe
     };
     match source.covers(spec) {
         true => Ok(()),
-        false => Err(denied(format!("source {} does not cover {}", request.source, spec.source)).next("ask for its prefixes to be widened")),
+        false => {
+            Err(denied(format!("source {} does not cover {}", request.source, spec.source)).next("ask for its prefixes to be widened"))
+        }
     }
 }

@@ -115,7 +115,8 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
     };
     let text = serde_json::to_string(&spec).map_err(|e| Error::invalid("request", e))?;
     let spec_hash = binding::spec_hash(&who.user, asked.connector.as_str(), asked.source.as_str(), &text);
-    let pair = TicketKind::ALL.iter().map(|kind| Mutation::OpenTicket(Box::new(ticket(*kind, &id, &spec_hash, who, &connector, &spec, now))));
+    let pair =
+        TicketKind::ALL.iter().map(|kind| Mutation::OpenTicket(Box::new(ticket(*kind, &id, &spec_hash, who, &connector, &spec, now))));
     let mut opening = Batch::new();
     opening.extend(pair);
     let tickets = store.commit(opening).await?.tickets;
@@ -144,7 +145,13 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
     let mut batch = Batch::new().push(Mutation::CreateTransfer(record)).push(Mutation::CreateRequest(Box::new(request)));
     if let Some(key) = key {
         let (transfer, expires_at) = (id.clone(), after(now, KEY_LASTS)?);
-        batch = batch.push(Mutation::PutIdempotency(IdempotencyRecord { key, request_hash: request_hash.clone(), transfer, created_at: now, expires_at }));
+        batch = batch.push(Mutation::PutIdempotency(IdempotencyRecord {
+            key,
+            request_hash: request_hash.clone(),
+            transfer,
+            created_at: now,
+            expires_at,
+        }));
     }
     match store.commit(batch).await {
         Ok(_) => Ok(Submitted { shown: show(store, who, &id, now).await?, replayed: false }),
@@ -159,8 +166,11 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
 
 async fn replay(store: &Store, who: &Principal, earlier: IdempotencyRecord, request_hash: &str, now: Timestamp) -> Result<Submitted> {
     if earlier.request_hash != request_hash {
-        return Err(Error::conflict(format!("the idempotency key stands for transfer {}, which was asked with another input", earlier.transfer))
-            .next("send the same input again, or choose another key"));
+        return Err(Error::conflict(format!(
+            "the idempotency key stands for transfer {}, which was asked with another input",
+            earlier.transfer
+        ))
+        .next("send the same input again, or choose another key"));
     }
     Ok(Submitted { shown: show(store, who, &earlier.transfer, now).await?, replayed: true })
 }
@@ -395,8 +405,8 @@ async fn stop(store: &Store, who: &Principal, id: &TransferId, wish: Wish, end: 
         TransferState::InProgress => Batch::from(Mutation::SetWish { transfer, wish, expect: None, at: now }),
         TransferState::Pending | TransferState::Held | TransferState::Paused => {
             let expect = Some(vec![request.state]);
-            let mut batch = Batch::new()
-                .push(Mutation::SetTransferState { transfer: transfer.clone(), state: end, error: None, at: now, expect });
+            let mut batch =
+                Batch::new().push(Mutation::SetTransferState { transfer: transfer.clone(), state: end, error: None, at: now, expect });
             if end != TransferState::Paused {
                 batch = batch.push(Mutation::SetWaiting { transfer: transfer.clone(), waiting: None, at: now });
                 batch.extend(closing(&request, now));
@@ -436,7 +446,8 @@ async fn again(store: &Store, who: &Principal, id: &TransferId, from: &[Transfer
     let transfer = id.clone();
     let unapproved = request.record.approval.approved_at.is_none();
     if unapproved && request.state == TransferState::Held {
-        return Err(Error::conflict(format!("transfer {id} waits for an approval")).next(format!("somebody else runs `fileferry transfer approve {id}`")));
+        return Err(Error::conflict(format!("transfer {id} waits for an approval"))
+            .next(format!("somebody else runs `fileferry transfer approve {id}`")));
     }
     let mut batch = Batch::new();
     // A run that never began is still to come.

@@ -138,7 +138,8 @@ async fn a_running_transfer_is_asked_to_stop_and_a_waiting_one_stops() {
     let id = submit(&store, &ann, one(), None, now).await.unwrap().shown.transfer.id;
     let begin = |execution: Option<String>| {
         let state = TransferState::InProgress;
-        let set = Mutation::SetTransferState { transfer: id.clone(), state, error: None, at: now, expect: Some(vec![TransferState::Pending]) };
+        let set =
+            Mutation::SetTransferState { transfer: id.clone(), state, error: None, at: now, expect: Some(vec![TransferState::Pending]) };
         store.commit(Batch::new().push(set).push(Mutation::SetRequestExecution { transfer: id.clone(), execution, at: now }))
     };
     assert_eq!(pause(&store, &ann, &id, now).await.unwrap().transfer.state, TransferState::Paused);

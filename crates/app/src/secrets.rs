@@ -108,7 +108,8 @@ impl Vault {
     /// The value for whoever logs in with it. The error names the secret only.
     pub fn open(&self, name: &str) -> std::result::Result<Credential, String> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let sealed = inner.sealed.get(name).ok_or_else(|| format!("there is no secret {name}; keep it with `fileferry secret set {name}`"))?;
+        let sealed =
+            inner.sealed.get(name).ok_or_else(|| format!("there is no secret {name}; keep it with `fileferry secret set {name}`"))?;
         inner.open(name, sealed).ok_or_else(|| format!("the key file does not open the secret {name}"))
     }
 

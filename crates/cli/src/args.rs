@@ -9,7 +9,9 @@ use model::{Algorithm, TempName, TransferId, parse_duration};
 
 use crate::flags::fingerprint;
 pub use crate::flags::{ContractArgs, DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
-pub use crate::service_args::{BackupArgs, ConnectorCommand, RestoreArgs, SecretCommand, ServeArgs, ServiceArgs, SourceCommand, TransferCommand};
+pub use crate::service_args::{
+    BackupArgs, ConnectorCommand, RestoreArgs, SecretCommand, ServeArgs, ServiceArgs, SourceCommand, TransferCommand,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]

@@ -16,7 +16,10 @@ use crate::trouble::Trouble;
 pub async fn backup(args: &BackupArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     let records = data(&args.service, environment).join(RECORDS);
     if !records.is_file() {
-        return Err(Trouble::usage(format!("there is nothing to back up: {} is not there", records.display()), "name the service's directory with --data"));
+        return Err(Trouble::usage(
+            format!("there is nothing to back up: {} is not there", records.display()),
+            "name the service's directory with --data",
+        ));
     }
     let file = environment.working.join(environment.expand(&args.file));
     let store = Store::open(records).await?;
@@ -32,7 +35,7 @@ pub async fn restore(args: &RestoreArgs, environment: &Environment, screen: &Scr
     let records = data(&args.service, environment).join(RECORDS);
     let aside = Store::restore(&file, &records, args.force).await.map_err(|error| {
         let taken = error.kind == store::ErrorKind::Conflict;
-        let mut trouble = Trouble::from(error);
+        let mut trouble = crate::serve::taken(error);
         if taken {
             trouble = Trouble::usage(trouble.what, "look at what is there, and replace it with --force: the old file is moved aside");
         }

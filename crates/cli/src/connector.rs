@@ -7,12 +7,12 @@ use app::connectors::{Approval, ConnectorSettings, WhenUnreachable};
 use serde_json::json;
 
 use crate::environment::Environment;
+use crate::exit;
 use crate::output::Screen;
 use crate::service::{client, describe};
 use crate::service_args::{ConnectorArgs, ConnectorCommand, OneName};
 use crate::settings::{self, Request};
 use crate::trouble::Trouble;
-use crate::exit;
 
 pub async fn run(command: &ConnectorCommand, request: &Request, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
     match command {

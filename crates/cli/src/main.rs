@@ -170,7 +170,9 @@ fn log_to_stderr(verbose: u8, colours: bool) {
         // Not more: at `debug` and below, SDK and SSH crates may write what was signed or sent, with tokens in it.
         _ => ("trace", "info"),
     };
-    let asked = format!("{others},transfer={ours},store={ours},app={ours},runtime={ours},server={ours},integrations={ours},workflow={ours},fileferry={ours}");
+    let asked = format!(
+        "{others},transfer={ours},store={ours},app={ours},runtime={ours},server={ours},integrations={ours},workflow={ours},fileferry={ours}"
+    );
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(asked));
     let _ = tracing_log::LogTracer::init();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).finish();

@@ -7,11 +7,11 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::environment::Environment;
+use crate::exit;
 use crate::output::Screen;
 use crate::service::client;
 use crate::service_args::{OneName, SecretCommand};
 use crate::trouble::Trouble;
-use crate::exit;
 
 /// Keys and passphrases are shorter.
 const LONGEST: u64 = 16 << 10;
@@ -49,7 +49,12 @@ async fn set(OneName { name, service }: &OneName, environment: &Environment, scr
 
 /// All of stdin without its last line break, or what a person types.
 fn value(name: &Name, environment: &Environment, screen: &Screen) -> Result<Zeroizing<String>, Trouble> {
-    let unusable = |why: String| Trouble::usage(format!("the value of secret {name} cannot be used: {why}"), "pipe it in: `printf %s \"$VALUE\" | fileferry secret set NAME`");
+    let unusable = |why: String| {
+        Trouble::usage(
+            format!("the value of secret {name} cannot be used: {why}"),
+            "pipe it in: `printf %s \"$VALUE\" | fileferry secret set NAME`",
+        )
+    };
     let mut text = Zeroizing::new(String::new());
     if environment.can_ask {
         let ask = || rpassword::prompt_password(format!("Value of secret {name}: "));

@@ -25,12 +25,15 @@ pub async fn serve(args: &ServeArgs, environment: &Environment, screen: &Screen)
     let grants = grants(args)?;
     let control = Control::default();
     let said = screen.clone();
-    signals::install(control.clone(), move |_| said.note("stopping: transfers are checkpointed and go on at the next start; press again to stop at once"))
-        .map_err(|error| failed(format!("could not listen for signals: {error}")))?;
+    signals::install(control.clone(), move |_| {
+        said.note("stopping: transfers are checkpointed and go on at the next start; press again to stop at once")
+    })
+    .map_err(|error| failed(format!("could not listen for signals: {error}")))?;
     // Before anything is opened: two services on one directory would undo each other's work.
     let lock = ServerLock::take(&data).map_err(taken)?;
     let store = Store::open(data.join(RECORDS)).await?;
-    let key_file = args.secret_key_file.as_deref().map_or_else(|| data.join(sealing::FILE), |path| environment.working.join(environment.expand(path)));
+    let key_file =
+        args.secret_key_file.as_deref().map_or_else(|| data.join(sealing::FILE), |path| environment.working.join(environment.expand(path)));
     let vault = Arc::new(Vault::load(&store, sealing::load_or_create(&key_file)?).await?);
     let opener = vault.clone();
     let place = Place {
@@ -40,9 +43,11 @@ pub async fn serve(args: &ServeArgs, environment: &Environment, screen: &Screen)
         ..environment.place(screen)
     };
     let receipt_key = keys::load_or_create(&data)?.fingerprint();
-    let listener = server::listen(&data, !grants.is_empty()).map_err(|error| failed(format!("could not listen in {}: {error}", data.display())))?;
+    let listener =
+        server::listen(&data, !grants.is_empty()).map_err(|error| failed(format!("could not listen in {}: {error}", data.display())))?;
 
-    let notifiers = std::iter::once(NotifierKind::Log).chain(args.notices.as_ref().map(|path| NotifierKind::File(environment.expand(path))));
+    let notifiers =
+        std::iter::once(NotifierKind::Log).chain(args.notices.as_ref().map(|path| NotifierKind::File(environment.expand(path))));
     let settings = ServiceSettings { notifiers: notifiers.collect(), ..ServiceSettings::default() };
     let service = Service::start(place.clone(), store.clone(), settings, control.stop.clone()).await?;
     let doors = Doors {
@@ -76,13 +81,16 @@ fn tell(data: &std::path::Path, receipt_key: &str, screen: &Screen) {
 }
 
 fn grants(args: &ServeArgs) -> Result<Grants, Trouble> {
-    let uid = |user: &str| server::uid_of(user).ok_or_else(|| Trouble::usage(format!("--grant: there is no user {user} on this machine"), "write a login name or a number"));
+    let uid = |user: &str| {
+        server::uid_of(user)
+            .ok_or_else(|| Trouble::usage(format!("--grant: there is no user {user} on this machine"), "write a login name or a number"))
+    };
     let granted: Result<Vec<_>, Trouble> = args.grant.iter().map(|(user, role)| Ok((uid(user)?, *role))).collect();
     Ok(Grants::new(granted?))
 }
 
 /// That another service runs there is no fault of ours, and passes.
-fn taken(error: store::Error) -> Trouble {
+pub fn taken(error: store::Error) -> Trouble {
     let running = error.kind == store::ErrorKind::ServerRunning;
     let mut trouble = Trouble::from(error);
     if running {

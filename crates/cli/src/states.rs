@@ -1,7 +1,5 @@
 //! `workflow show`: what the workflow of a transfer has done, its states gathered under the eleven duties.
 
-use std::collections::BTreeMap;
-
 use api::transfers::{Execution, HistoryEvent};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -37,11 +35,30 @@ struct Course {
     duty: String,
     entered_at: Timestamp,
     left_at: Option<Timestamp>,
-    /// How often each helper was entered.
-    helpers: BTreeMap<String, u64>,
+    /// Its own state was entered too, not only a helper.
+    itself: bool,
+    /// How often each helper was entered, in the order of their first time.
+    helpers: Vec<(String, u64)>,
     failures: u64,
     /// The last failure's name and cause.
     error: Option<String>,
+}
+
+impl Course {
+    fn begun(duty: &str, entered_at: Timestamp) -> Self {
+        let (itself, failures) = (false, 0);
+        Self { duty: duty.to_owned(), entered_at, left_at: None, itself, helpers: Vec::new(), failures, error: None }
+    }
+
+    fn enter(&mut self, state: &str) {
+        if state == self.duty {
+            self.itself = true;
+        } else if let Some((_, times)) = self.helpers.iter_mut().find(|(name, _)| name == state) {
+            *times += 1;
+        } else {
+            self.helpers.push((state.to_owned(), 1));
+        }
+    }
 }
 
 pub async fn show(args: &ShowArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
@@ -76,12 +93,13 @@ fn tell(execution: &Execution, screen: &Screen) {
 
 fn tell_course(execution: &str, course: &Course, screen: &Screen) {
     let took = course.left_at.map_or("…".to_owned(), |at| format!("{:.3} s", at.duration_since(course.entered_at).as_secs_f64()));
-    let helpers: Vec<String> = course.helpers.iter().map(|(name, times)| format!("{name} x{times}")).collect();
+    let counted: Vec<String> = course.helpers.iter().map(|(name, times)| format!("{name} x{times}")).collect();
     let failed = course.error.as_ref().map_or(String::new(), |error| format!("  failed x{}: {error}", course.failures));
-    screen.say(&format!("  {:<18} {:.3}  {took:>10}  {}{failed}", course.duty, course.entered_at, helpers.join(", ")));
+    screen.say(&format!("  {:<18} {:.3}  {took:>10}  {}{failed}", course.duty, course.entered_at, counted.join(", ")));
+    let helpers: serde_json::Map<String, Value> = course.helpers.iter().map(|(name, times)| (name.clone(), json!(times))).collect();
     screen.object(&json!({
         "v": 1, "type": "duty", "execution": execution, "duty": course.duty, "entered_at": course.entered_at, "left_at": course.left_at,
-        "helpers": course.helpers, "failures": course.failures, "error": course.error,
+        "helpers": helpers, "failures": course.failures, "error": course.error,
     }));
 }
 
@@ -102,13 +120,12 @@ fn courses(events: &[HistoryEvent]) -> Vec<Course> {
         match state.map(duty_of) {
             Some(duty) if event.kind.ends_with("StateEntered") => {
                 // Going through a duty again, as after an expired session, is another course of it.
-                let goes_on = courses.last().is_some_and(|last| last.duty == duty && (last.left_at.is_none() || state != Some(duty)));
+                let goes_on = courses.last().is_some_and(|last| last.duty == duty && !(last.itself && state == Some(duty)));
                 if !goes_on {
-                    let (duty, entered_at) = (duty.to_owned(), event.timestamp);
-                    courses.push(Course { duty, entered_at, left_at: None, helpers: BTreeMap::new(), failures: 0, error: None });
+                    courses.push(Course::begun(duty, event.timestamp));
                 }
-                if let (Some(course), Some(state)) = (courses.last_mut(), state.filter(|state| *state != duty)) {
-                    *course.helpers.entry(state.to_owned()).or_default() += 1;
+                if let (Some(course), Some(state)) = (courses.last_mut(), state) {
+                    course.enter(state);
                 }
             }
             Some(duty) if event.kind.ends_with("StateExited") => {
@@ -163,7 +180,8 @@ mod tests {
                 machines.extend(state.get("ItemProcessor"));
             }
         }
-        let mut known: Vec<&str> = DUTIES.iter().flat_map(|(duty, helpers)| std::iter::once(*duty).chain(helpers.iter().copied())).collect();
+        let mut known: Vec<&str> =
+            DUTIES.iter().flat_map(|(duty, helpers)| std::iter::once(*duty).chain(helpers.iter().copied())).collect();
         found.sort_unstable();
         known.sort_unstable();
         assert_eq!(found, known);
@@ -185,11 +203,16 @@ mod tests {
             event(8, "TaskStateEntered", Some("SendSlice"), json!({})),
             event(9, "ParallelStateExited", Some("TransferToFTP"), json!({})),
             event(10, "ChoiceStateEntered", Some("HowItEnded"), json!({})),
+            event(11, "ChoiceStateExited", Some("HowItEnded"), json!({})),
+            event(12, "SucceedStateEntered", Some("TransferComplete"), json!({})),
         ];
         let courses = courses(&events);
-        assert_eq!(courses.iter().map(|course| course.duty.as_str()).collect::<Vec<_>>(), ["ValidateInput", "TransferToFTP", "TransferComplete"]);
+        assert_eq!(
+            courses.iter().map(|course| course.duty.as_str()).collect::<Vec<_>>(),
+            ["ValidateInput", "TransferToFTP", "TransferComplete"]
+        );
         assert_eq!((courses[0].failures, courses[0].error.as_deref()), (1, Some("Transient: the line broke")));
-        assert_eq!(courses[1].helpers["SendSlice"], 2);
+        assert_eq!(courses[1].helpers, [("SendSlice".to_owned(), 2)]);
         assert_eq!(courses[1].left_at, Some(Timestamp::from_second(9).unwrap()));
     }
 }

@@ -70,9 +70,14 @@ async fn submit(args: &SubmitArgs, environment: &Environment, screen: &Screen) -
 
 fn asked(args: &SubmitArgs, environment: &Environment) -> Result<SubmitTransfer, Trouble> {
     let usage = |what: &str, next: &str| Trouble::usage(what.to_owned(), next.to_owned());
-    let named = |text: &str| text.parse::<Name>().map_err(|e| Trouble::usage(e.to_string(), "the service's list commands show the names there are"));
+    let named = |text: &str| {
+        text.parse::<Name>().map_err(|e| Trouble::usage(e.to_string(), "the service's list commands show the names there are"))
+    };
     let Some((source, wanted)) = args.source.split_once(':') else {
-        return Err(usage("a source is SOURCE:KEY or SOURCE:PREFIX/", "name a source of `fileferry source list`, a colon, and what is to be sent"));
+        return Err(usage(
+            "a source is SOURCE:KEY or SOURCE:PREFIX/",
+            "name a source of `fileferry source list`, a colon, and what is to be sent",
+        ));
     };
     let (connector, path) = args.destination.split_once(':').unwrap_or((&args.destination, ""));
     let (mut source_key, mut source_keys, mut source_prefix) = (None, None, None);
@@ -235,7 +240,10 @@ fn tell(transfer: &Transfer, screen: &Screen) {
 
 fn details(transfer: &Transfer, screen: &Screen) {
     let tickets = [&transfer.user_ticket, &transfer.audit_ticket].map(|ticket| ticket.as_deref().unwrap_or("none"));
-    screen.say(&format!("  source {}, connector {}, priority {}, run {}", transfer.source, transfer.connector, transfer.priority, transfer.run));
+    screen.say(&format!(
+        "  source {}, connector {}, priority {}, run {}",
+        transfer.source, transfer.connector, transfer.priority, transfer.run
+    ));
     screen.say(&format!("  asked by {}, tickets {} and {}", transfer.user, tickets[0], tickets[1]));
     if let Some(by) = &transfer.approval.approved_by {
         screen.say(&format!("  approved by {by}"));

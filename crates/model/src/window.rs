@@ -171,7 +171,9 @@ mod tests {
             let window: Window = text.parse().unwrap();
             assert_eq!(window.to_string().parse::<Window>().unwrap(), window);
         }
-        for text in ["", "8-18", "Mon 08:00-08:00", "08:00-18:00 Atlantis/Capital", "Fri-Noday 08:00-09:00", "08:00-25:00", "08:00-09:00 UTC x"] {
+        for text in
+            ["", "8-18", "Mon 08:00-08:00", "08:00-18:00 Atlantis/Capital", "Fri-Noday 08:00-09:00", "08:00-25:00", "08:00-09:00 UTC x"]
+        {
             assert!(text.parse::<Window>().is_err(), "{text:?}");
         }
         assert!("Fri-Mon 08:00-09:00".parse::<Window>().unwrap().is_open(at("2026-01-05T08:30:00Z")));

@@ -1,9 +1,9 @@
 //! `probe` and `rehearse`: drives the steps on a server, clears up whatever happens, and keeps the profile.
 
+use app::connectors::ConnectorSettings;
 use app::letter::{Sender, letter};
 use app::logins::StoreLogins;
 use app::profiles;
-use app::connectors::ConnectorSettings;
 use app::{CopySpec, Event, S3Settings, ServerSettings, TlsMinimum};
 use jiff::Timestamp;
 use model::{Ability, Credential, Drift, Endpoint, ErrorClass, Location, Observer, Profile, Protocol, RemotePath};

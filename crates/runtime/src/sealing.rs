@@ -78,14 +78,18 @@ fn read(path: &Path) -> Result<Option<Vec<Bytes>>, KeyError> {
     let metadata = file.metadata().map_err(|e| fail(path, e))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(fail(path, format!("the key of the secrets may be read by others (mode {mode:04o}); run `chmod 600`, then `fileferry secret rekey`")));
+        return Err(fail(
+            path,
+            format!("the key of the secrets may be read by others (mode {mode:04o}); run `chmod 600`, then `fileferry secret rekey`"),
+        ));
     }
     if metadata.len() > LONGEST_FILE {
         return Err(fail(path, "is too large for a file of keys"));
     }
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(|e| fail(path, format!("cannot be read: {e}")))?;
-    let key = |line: &str| BASE64.decode(line.as_bytes()).ok().and_then(|bytes| Some(Zeroizing::new(<[u8; KEY_BYTES]>::try_from(bytes).ok()?)));
+    let key =
+        |line: &str| BASE64.decode(line.as_bytes()).ok().and_then(|bytes| Some(Zeroizing::new(<[u8; KEY_BYTES]>::try_from(bytes).ok()?)));
     let keys: Option<Vec<Bytes>> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(key).collect();
     match keys.filter(|keys| !keys.is_empty()) {
         Some(keys) => Ok(Some(keys)),

@@ -44,7 +44,9 @@ impl std::fmt::Display for SecretError {
             Self::Unset(name) => write!(f, "the environment variable {name} is not set or is empty"),
             Self::Unreadable(path, why) => write!(f, "{} cannot be used as a password file: {why}", path.display()),
             Self::Rclone(why) | Self::Sealed(why) => f.write_str(why),
-            Self::NotHere(name) => write!(f, "local:{name} is a secret of the service, for its connectors; here write env:NAME, file:PATH or prompt"),
+            Self::NotHere(name) => {
+                write!(f, "local:{name} is a secret of the service, for its connectors; here write env:NAME, file:PATH or prompt")
+            }
             Self::NoTerminal => f.write_str("there is no terminal to ask for a password on; use env:NAME or file:PATH"),
         }
     }

@@ -49,7 +49,12 @@ async fn bytes(request: Request) -> Result<bytes::Bytes, Refused> {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         let detail = "the body is not declared as application/json";
-        return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported", detail, "send JSON with Content-Type: application/json"));
+        return Err(Refused::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported",
+            detail,
+            "send JSON with Content-Type: application/json",
+        ));
     }
     collect(request.into_body()).await
 }
@@ -71,7 +76,9 @@ async fn collect(body: Body) -> Result<bytes::Bytes, Refused> {
             let detail = format!("the body is larger than {} bytes", api::LONGEST_BODY);
             Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid", detail, "name a source_prefix instead of many keys"))
         }
-        Err(error) => Err(Refused::new(StatusCode::BAD_REQUEST, "invalid", format!("the body did not come whole: {error}"), "send it again")),
+        Err(error) => {
+            Err(Refused::new(StatusCode::BAD_REQUEST, "invalid", format!("the body did not come whole: {error}"), "send it again"))
+        }
     }
 }
 

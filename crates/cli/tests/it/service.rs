@@ -292,7 +292,14 @@ async fn somebody_else_approves_and_a_stranger_is_nobody() {
     assert!(shop.server.request_count() == 0, "nothing begins before the approval");
     let as_user = |uid: u32, arguments: &[&str]| {
         let mut command = std::process::Command::new(&program);
-        command.env_clear().env("HOME", "/nonexistent").args(arguments).args(["--data", text(&served), "--json"]).current_dir("/").uid(uid).gid(uid);
+        command
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .args(arguments)
+            .args(["--data", text(&served), "--json"])
+            .current_dir("/")
+            .uid(uid)
+            .gid(uid);
         ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     };
     let stranger = as_user(65533, &["transfer", "list"]);
@@ -301,4 +308,26 @@ async fn somebody_else_approves_and_a_stranger_is_nobody() {
     done(as_user(65534, &["transfer", "approve", &id]));
     done(with_data(&["transfer", "watch", &id]));
     drop(service);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_a_running_service_is_put_back_with_its_transfers_and_secrets() {
+    let shop = shop().await;
+    shop.bucket.put("out/a", b"x".to_vec());
+    let service = serve(&shop, &[]);
+    let server = partner(&shop).await;
+    connect(&shop, &server, &[]);
+    let id = id_of(&done(shop.run(&["transfer", "submit", "orders:out/a", "partner", "--wait"])));
+    let file = shop.home.path("kept.db");
+    done(shop.run(&["backup", text(&file)]));
+    done(shop.run(&["connector", "disable", "partner"]));
+    assert_eq!(shop.run(&["restore", text(&file), "--force"]).code, 5, "not under a running service");
+    drop(service);
+    assert_eq!(shop.run(&["restore", text(&file)]).code, 1, "not over what is there");
+    let restored = done(shop.run(&["restore", text(&file), "--force"]));
+    assert!(restored.objects()[0]["aside"].is_string(), "{}", restored.out);
+    let _again = serve(&shop, &[]);
+    assert_eq!(state(&shop, &id)["state"], "completed");
+    shop.bucket.put("out/b", b"y".to_vec());
+    done(shop.run(&["transfer", "submit", "orders:out/b", "partner", "--wait"]));
 }

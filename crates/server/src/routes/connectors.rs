@@ -27,11 +27,7 @@ pub async fn list(State(doors): Of, Extension(who): Extension<Principal>) -> Res
     Ok(Answer(Connectors { connectors: connectors.into_iter().map(|named| connector(named).0).collect() }))
 }
 
-pub async fn show(
-    State(doors): Of,
-    Extension(who): Extension<Principal>,
-    Path(text): Path<String>,
-) -> Result<Answer<Connector>, Refused> {
+pub async fn show(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<Answer<Connector>, Refused> {
     Ok(connector(connectors::show(&doors.store, &who, &name(&text)?).await?))
 }
 

@@ -33,7 +33,15 @@ const EVENTS: u32 = 2_000;
 pub async fn watch(State(doors): Of, Extension(who): Extension<Principal>, Path(id): Path<String>) -> Result<Response, Refused> {
     let id = transfer_id(&id)?;
     let first = transfer(&doors, requests::show(&doors.store, &who, &id, Timestamp::now()).await?);
-    let watch = Watch { doors, who, id, queue: VecDeque::from([line(&Seen::Transfer(Box::new(first.clone())))]), last: first, seq: 0, before: None };
+    let watch = Watch {
+        doors,
+        who,
+        id,
+        queue: VecDeque::from([line(&Seen::Transfer(Box::new(first.clone())))]),
+        last: first,
+        seq: 0,
+        before: None,
+    };
     let lines = unfold(watch, |mut watch| async move { watch.next().await.map(|line| (Ok::<_, std::convert::Infallible>(line), watch)) });
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(LINES))], Body::from_stream(lines)).into_response())
 }
@@ -81,7 +89,8 @@ impl Watch {
         let Some(live) = self.doors.loops.progress(&self.id) else { return };
         self.seq += 1;
         let now = Instant::now();
-        let rate = self.before.map_or(0.0, |(then, bytes)| live.bytes_done.saturating_sub(bytes) as f64 / (now - then).as_secs_f64().max(0.001));
+        let rate =
+            self.before.map_or(0.0, |(then, bytes)| live.bytes_done.saturating_sub(bytes) as f64 / (now - then).as_secs_f64().max(0.001));
         self.before = Some((now, live.bytes_done));
         let total = live.bytes_total.max(self.last.bytes_total);
         let percentage = if total == 0 { 0.0 } else { (live.bytes_done as f64 / total as f64 * 1000.0).round() / 10.0 };

@@ -70,7 +70,8 @@ async fn within(time: Duration, request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => {
             let detail = format!("no answer within {} s", time.as_secs());
-            Refused::new(StatusCode::REQUEST_TIMEOUT, "invalid", detail, "send the request at once, or look whether it was done").into_response()
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "invalid", detail, "send the request at once, or look whether it was done")
+                .into_response()
         }
     }
 }

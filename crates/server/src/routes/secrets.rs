@@ -38,7 +38,8 @@ pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path
 /// The new key is on disk before anything is sealed with it, the old one until everything is.
 pub async fn rekey(State(doors): Of, Extension(who): Extension<Principal>, _: Empty) -> Result<Answer<Rekeyed>, Refused> {
     who.may(Action::Configure)?;
-    let failed = |e: runtime::keys::KeyError| app::Error::new(ErrorClass::Internal, format!("could not change the key of the secrets: {e}"));
+    let failed =
+        |e: runtime::keys::KeyError| app::Error::new(ErrorClass::Internal, format!("could not change the key of the secrets: {e}"));
     let _one = doors.rekeying.lock().await;
     let change = sealing::begin_change(&doors.key_file).map_err(failed)?;
     let secrets = secrets::rekey(&doors.store, &doors.vault, &who, change.key(), Timestamp::now()).await?;

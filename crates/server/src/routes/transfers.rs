@@ -11,8 +11,8 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use model::{FileNumber, FileState, TransferId, parse_duration};
 use serde::Deserialize;
@@ -55,7 +55,9 @@ fn submission(body: SubmitTransfer) -> Result<Submission, Refused> {
         }
     };
     let age = |field: &str, text: Option<String>| {
-        text.map(|text| parse_duration(&text)).transpose().map_err(|e| Refused::invalid(format!("options.{field}: {e}"), "write 90s, 15m, 2h or 1d"))
+        text.map(|text| parse_duration(&text))
+            .transpose()
+            .map_err(|e| Refused::invalid(format!("options.{field}: {e}"), "write 90s, 15m, 2h or 1d"))
     };
     let options = body.options;
     let changes = Changes {
@@ -126,7 +128,11 @@ pub struct Page {
     before: Option<String>,
 }
 
-pub async fn list(State(doors): Of, Extension(who): Extension<Principal>, query: Result<Query<Page>, axum::extract::rejection::QueryRejection>) -> Result<Answer<Transfers>, Refused> {
+pub async fn list(
+    State(doors): Of,
+    Extension(who): Extension<Principal>,
+    query: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+) -> Result<Answer<Transfers>, Refused> {
     let Query(page) = query.map_err(|e| Refused::invalid(format!("the query cannot be read: {e}"), "it takes limit and before"))?;
     let before = page.before.as_deref().map(transfer_id).transpose()?;
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);

@@ -79,7 +79,8 @@ impl Service {
     /// Status and body of one request.
     async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}");
         let answer = self.raw(request.into_bytes()).await;
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"));
         (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
