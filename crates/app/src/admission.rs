@@ -81,13 +81,7 @@ async fn connector(store: &Store, name: &str) -> Result<Option<ConnectorSettings
 type Line = Vec<(RequestRecord, u32, u32)>;
 
 /// Those of one connector that may have its free slots, in their order.
-async fn line(
-    store: &Store,
-    name: &str,
-    slots: u32,
-    free: usize,
-    taken: &[(String, TransferId)],
-) -> Result<Line> {
+async fn line(store: &Store, name: &str, slots: u32, free: usize, taken: &[(String, TransferId)]) -> Result<Line> {
     let mut under_way: BTreeMap<String, usize> = BTreeMap::new();
     for (_, holder) in taken {
         if let Some(request) = store.request(holder, Timestamp::now()).await? {

@@ -101,7 +101,10 @@ fn proof_estimate(options: &Options, size: u64) -> u64 {
 
 enum From<'a> {
     Single,
-    List { path: String, lines: Option<Box<dyn BufRead + Send>> },
+    List {
+        path: String,
+        lines: Option<Box<dyn BufRead + Send>>,
+    },
     Pages(Box<dyn Pages + 'a>),
     Given(Vec<Object>),
     /// The keys of the request from this one on.

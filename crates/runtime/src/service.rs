@@ -21,8 +21,8 @@ use transfer::meter::Snapshot;
 use workflow::Status;
 use workflow::executor::{Executor, Options, Ports, SystemClock, Watcher};
 
-use crate::harbour::Harbour;
 use crate::handler::{Handler, Handling};
+use crate::harbour::Harbour;
 use crate::{Failure, Place, admission, keys, outbox, process, sweeper};
 
 /// Running transfers are given so long to write their checkpoints.

@@ -142,7 +142,9 @@ impl Tasks {
 
     async fn request(&self, step: &Step) -> Result<RequestRecord> {
         let request = self.store.request(&step.transfer, self.clock.wall()).await?;
-        request.map(|request| request.record).ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {} was not asked for", step.transfer)))
+        request
+            .map(|request| request.record)
+            .ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {} was not asked for", step.transfer)))
     }
 
     /// What somebody has wished in the meantime goes before everything but the tail.

@@ -69,7 +69,14 @@ impl Outcome {
         let mut text = String::new();
         let seconds = now.duration_since(self.record.created_at).as_secs();
         let _ = writeln!(text, "{} to {}", escape_name(&self.record.source), escape_name(&self.record.destination));
-        let _ = writeln!(text, "run {}; {} files of {} delivered, {} bytes, {seconds} s since the request", self.run, self.delivered, self.delivered + self.unsuccessful, self.bytes);
+        let _ = writeln!(
+            text,
+            "run {}; {} files of {} delivered, {} bytes, {seconds} s since the request",
+            self.run,
+            self.delivered,
+            self.delivered + self.unsuccessful,
+            self.bytes
+        );
         if let Some((class, message)) = &self.error {
             let _ = writeln!(text, "{class}: {message}");
             let _ = writeln!(text, "whose move: {}; next: {}", class.whose_move(), class.next_step());

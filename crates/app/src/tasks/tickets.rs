@@ -39,7 +39,8 @@ impl Tasks {
     /// A run that goes on takes its tickets off hold, where we had put them; what was written before must have arrived.
     pub(super) async fn take_up(&self, step: &Step, request: &RequestRecord) -> Result<()> {
         let (true, Some(number)) = (step.run > 1, &request.user_ticket) else { return Ok(()) };
-        let unavailable = |why: String| Error::new(ErrorClass::TicketUnavailable, format!("ticket {number} cannot be taken off hold: {why}"));
+        let unavailable =
+            |why: String| Error::new(ErrorClass::TicketUnavailable, format!("ticket {number} cannot be taken off hold: {why}"));
         let waiting = |fault| match fault {
             Fault::Refused(why) => Error::new(ErrorClass::TicketInvalid, format!("ticket {number}: {why}")),
             Fault::Unavailable(why) | Fault::Unknown(why) => unavailable(why),

@@ -39,7 +39,10 @@ impl Stage {
         let id = self.submit("outbound:big/one-gib.bin", "partner:")?;
         self.kill_at(&mut service.0, || self.sftp.recorder().bytes_written() - before >= BIG / 2).await?;
         ensure!(!self.file("governed/one-gib.bin").exists(), "half a file has its final name");
-        println!("\nkilled (kill -9) after {} MiB; under the final name there is nothing", (self.sftp.recorder().bytes_written() - before) >> 20);
+        println!(
+            "\nkilled (kill -9) after {} MiB; under the final name there is nothing",
+            (self.sftp.recorder().bytes_written() - before) >> 20
+        );
         let service = self.serve()?;
         self.expect(0, &["transfer", "watch", &id])?;
         self.same("big/one-gib.bin", "governed/one-gib.bin")?;

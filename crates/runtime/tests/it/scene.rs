@@ -39,7 +39,13 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (s3, partner, store) = runtime.block_on(async {
             let s3 = S3Server::start().await;
-            let partner = SftpServer::builder().root(directory.path().join("partner")).keys_in(directory.path()).password(CANARY).start().await.unwrap();
+            let partner = SftpServer::builder()
+                .root(directory.path().join("partner"))
+                .keys_in(directory.path())
+                .password(CANARY)
+                .start()
+                .await
+                .unwrap();
             let store = Store::open(directory.path().join("state/fileferry.db")).await.unwrap();
             (s3, partner, store)
         });
@@ -250,10 +256,8 @@ impl Scene {
 
     /// Everything below the partner's directory.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.partner.file("in"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            std::fs::read_dir(self.partner.file("in")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -315,4 +319,3 @@ pub fn pattern(length: usize) -> Vec<u8> {
 pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
-

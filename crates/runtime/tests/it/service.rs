@@ -103,7 +103,9 @@ fn a_stopped_service_goes_on_where_it_was_and_sends_little_again() {
     for _ in 0..3 {
         let running = scene.start();
         let before = scene.partner.recorder().bytes_written();
-        scene.until("bytes travel", || scene.partner.recorder().bytes_written() > before + (6 << 20) || scene.state(&id) == TransferState::Completed);
+        scene.until("bytes travel", || {
+            scene.partner.recorder().bytes_written() > before + (6 << 20) || scene.state(&id) == TransferState::Completed
+        });
         running.stop();
     }
     let running = scene.start();
