@@ -117,7 +117,7 @@ enum Taken {
 /// Where a step whose write failed was found to stand.
 enum Found {
     Written,
-    Stands(Execution),
+    Stands(Box<Execution>),
     Gone,
 }
 
@@ -235,7 +235,7 @@ impl<E: Effects> Core<E> {
                 }
                 Found::Stands(mut execution) => {
                     execution.keep_task_times(&standing.execution);
-                    standing.execution = execution;
+                    standing.execution = *execution;
                     if clock.steady().saturating_sub(began) > self.options.away_after {
                         // Nothing went on while nothing could be written.
                         standing.execution.tasks_begin_anew(self.timeline.now().now);
@@ -286,7 +286,7 @@ impl<E: Effects> Core<E> {
                     let stored = stored.execution;
                     let frames = done.touched.iter().all(|id| stored.frames.get(id) == attempted.frames.get(id))
                         && done.removed.iter().all(|id| !stored.frames.contains_key(id));
-                    return if frames && stored.head() == attempted.head() { Found::Written } else { Found::Stands(stored) };
+                    return if frames && stored.head() == attempted.head() { Found::Written } else { Found::Stands(Box::new(stored)) };
                 }
                 Ok(None) => {
                     self.drop_execution(live, "it is not in the journal any more");
