@@ -18,6 +18,7 @@ pub mod receipt;
 mod size;
 pub mod sshsig;
 mod state;
+mod ticket;
 
 pub use bandwidth::Bandwidth;
 pub use class::{ErrorClass, Nature, ParseClassError};
@@ -34,4 +35,5 @@ pub use profile::{Ability, Drift, Fact, Logins, Observer, Profile, Throughput, T
 pub use proxy::{ParseProxyError, ProxyAddress, ProxyKind};
 pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
-pub use state::{FileState, TransferState};
+pub use state::{ExecutionStatus, FileState, TicketState, TransferState};
+pub use ticket::TicketKind;

@@ -1,4 +1,4 @@
-//! States of a transfer and of its files (TE23 is a subset).
+//! States of a transfer and of its files (TE23 is a subset), of executions and of tickets.
 
 use std::fmt;
 
@@ -46,6 +46,29 @@ states! {
         CompletedWithErrors "completed_with_errors" true,
         Failed "failed" true,
         Cancelled "cancelled" true,
+    }
+}
+
+states! {
+    /// How an execution stands; the words are those of AWS.
+    ExecutionStatus {
+        Running "RUNNING" false,
+        Succeeded "SUCCEEDED" true,
+        Failed "FAILED" true,
+        TimedOut "TIMED_OUT" true,
+        Aborted "ABORTED" true,
+    }
+}
+
+states! {
+    /// The state of a ticket; the words are those that people see in their ticket system.
+    TicketState {
+        New "New" false,
+        InProgress "In Progress" false,
+        OnHold "On Hold" false,
+        Resolved "Resolved" false,
+        Closed "Closed" true,
+        Canceled "Canceled" true,
     }
 }
 

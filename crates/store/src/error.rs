@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use model::{FileState, ObjectKey, RemotePath, TransferState};
+use model::{ExecutionStatus, FileState, ObjectKey, RemotePath, TicketState, TransferId, TransferState};
 use rusqlite::{ErrorCode, ffi};
 
-use crate::Lease;
+use crate::{GrantRecord, IdempotencyRecord, Lease, OutboxState, SessionRefusal, Wish};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The state file is on a network file system.
     NetworkFilesystem,
+    /// Another server works on the state directory.
+    ServerRunning,
     /// The store has been closed.
     Closed,
     /// The operating system refused to read or write.
@@ -52,6 +54,7 @@ impl ErrorKind {
             Self::Newer => "update this program, or choose another state directory; the file was not touched",
             Self::Corrupt => "move the state file and its -wal and -shm files aside, then restore a backup or start anew",
             Self::NetworkFilesystem => "choose a state directory on a local disk; locks over a network lose records",
+            Self::ServerRunning => "stop that server first, or choose another state directory",
             Self::Closed => "open the store again",
             Self::Io => "check the disk of the state directory, its quota and its permissions",
         }
@@ -69,6 +72,7 @@ impl ErrorKind {
             | Self::Newer
             | Self::Corrupt
             | Self::NetworkFilesystem
+            | Self::ServerRunning
             | Self::Closed => false,
         }
     }
@@ -95,6 +99,31 @@ pub enum Conflict {
     Lease(Lease),
     #[error("the breaker is not due for a probe")]
     Breaker,
+    #[error("the execution is {status} at event {last_event}")]
+    Execution { status: ExecutionStatus, last_event: u64 },
+    #[error("the request was approved by {0}")]
+    Approved(String),
+    #[error("the wish is {0}")]
+    Wish(Wish),
+    #[error("the key stands for transfer {}", .0.transfer)]
+    Idempotency(IdempotencyRecord),
+    #[error("{0}")]
+    Session(SessionRefusal),
+    #[error("transfer {} has a grant of {} for another request or user", .0.transfer, .0.user)]
+    Grant(GrantRecord),
+    #[error("all {taken} slots are taken")]
+    Slots { taken: u32 },
+    #[error("the message is {state}, at attempt {attempts}")]
+    Outbox { state: OutboxState, attempts: u32 },
+    #[error("an earlier message for the same subject is {0}")]
+    OutboxOrder(OutboxState),
+    #[error("the ticket is {0}")]
+    Ticket(TicketState),
+    /// 0: there is none.
+    #[error("it has version {0}")]
+    Version(u32),
+    #[error("transfer {0} uses it and has not ended")]
+    InUse(TransferId),
 }
 
 /// `could not OPERATION SUBJECT`; the cause is the source. Cheap to clone: one failed commit answers many callers.

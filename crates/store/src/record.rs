@@ -1,5 +1,14 @@
 //! The records of the store, as plain data. JSON columns are opaque here: the `app` crate gives them meaning.
 
+pub(crate) mod execution;
+pub(crate) mod learning;
+pub(crate) mod outbox;
+pub(crate) mod request;
+pub(crate) mod session;
+pub(crate) mod setting;
+pub(crate) mod ticket;
+mod words;
+
 use jiff::Timestamp;
 use model::{ErrorClass, FileNumber, FileState, ObjectKey, RemotePath, TransferId, TransferState};
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// "FFry": marks the file as ours.
 const APPLICATION: i32 = 0x4646_7279;
-const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Refuses, without writing, a file of a newer version or of another program.
 pub(super) fn check(connection: &Connection) -> Result<()> {
@@ -54,7 +54,7 @@ fn migrate_along(connection: &mut Connection, steps: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn version(connection: &Connection) -> Result<usize> {
+pub(super) fn version(connection: &Connection) -> Result<usize> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     usize::try_from(version).map_err(|_| Error::bare(ErrorKind::Corrupt).reason(format!("its schema version is {version}")))
 }
@@ -91,6 +91,50 @@ mod tests {
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
         let kept = connection.query_row("SELECT receipt, original FROM files", [], read).unwrap();
         assert_eq!(kept, ("line".to_owned(), None));
+    }
+
+    // SEMANTICS S55: "A state file that a newer version wrote is refused and not touched; one of an older version goes on
+    // with its rows."
+    #[test]
+    fn a_store_of_the_second_version_goes_on_with_its_rows() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        migrate_along(&mut connection, &STEPS[..2]).unwrap();
+        let old = "INSERT INTO transfers VALUES (7, 'aaaaaaaaaaaaaaaa', 2, 'i', 's', 'd', '{}', 'in_progress', NULL, NULL, 1, 1, 1, 1, 0, 0, NULL);
+                   INSERT INTO files VALUES (30064771072, 7, 'k', '/k', 1, '{}', 'in_progress', 1, 1, 'c', 'i', NULL, NULL, 1, 1, NULL, 0, NULL);
+                   INSERT INTO deliveries VALUES ('d', '/k', 's', 'k', NULL, NULL, 1, NULL, NULL, NULL, 0, 'aaaaaaaaaaaaaaaa', 0);
+                   INSERT INTO leases VALUES ('transfer/a', 'h', 1, '1', 'b', 4, 9);
+                   INSERT INTO destinations VALUES ('d', NULL, NULL, NULL, 2, NULL, '{}')";
+        connection.execute_batch(old).unwrap();
+        let rows = |connection: &Connection| {
+            let sql = "SELECT (SELECT json_array(t.id, t.run, t.state) FROM transfers t), (SELECT json_array(checkpoint, intent, original) FROM files),
+                       (SELECT count(*) FROM deliveries), (SELECT epoch FROM leases), (SELECT breaker_failures FROM destinations)";
+            let read =
+                |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, [row.get(2)?, row.get(3)?, row.get(4)?]));
+            connection
+                .query_row(sql, [], read)
+                .map(|(transfer, file, counts): (String, String, [i64; 3])| (transfer, file, counts))
+                .unwrap()
+        };
+        let before = rows(&connection);
+        migrate(&mut connection).unwrap();
+        assert_eq!(rows(&connection), before);
+        // A transfer from before is no governed one, and can become one.
+        let governed = "INSERT INTO requests SELECT seq, state, 1, 'u', 'c', 's', 5, 'h', 'auto', NULL, NULL, NULL, NULL, 'none', NULL, NULL, NULL, 0, 0, 0 FROM transfers";
+        assert_eq!(connection.query_row("SELECT count(*) FROM requests", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+        connection.execute_batch(governed).unwrap();
+    }
+
+    #[test]
+    fn each_version_is_refused_untouched_by_the_one_before() {
+        for known in 1..STEPS.len() {
+            let mut connection = Connection::open_in_memory().unwrap();
+            migrate_along(&mut connection, &STEPS[..known + 1]).unwrap();
+            let before = shape(&connection);
+            let error = migrate_along(&mut connection, &STEPS[..known]).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Newer);
+            assert_eq!((version(&connection).unwrap(), shape(&connection)), (known + 1, before));
+        }
     }
 
     #[test]

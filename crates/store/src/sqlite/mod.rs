@@ -1,12 +1,21 @@
 //! The store on SQLite: one writer thread, a few read-only connections, one file that several processes may share.
 
+mod backup;
 mod deliveries;
 mod destinations;
+mod executions;
 mod files;
+mod learning;
 mod leases;
 mod migrations;
+mod outbox;
 mod place;
 mod reader;
+mod requests;
+mod sessions;
+mod settings;
+mod slots;
+mod tickets;
 mod transfers;
 mod value;
 mod writer;
@@ -19,6 +28,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::place::from_io;
 use self::reader::Readers;
 use self::writer::{Counters, Job, Request, Writer};
 use crate::{Batch, Committed, Error, ErrorKind, Result, Statistics};
@@ -134,7 +144,7 @@ fn closed() -> Error {
 }
 
 /// Above the number of statements there are, so that each is compiled once.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 256;
 
 fn open_writer(path: &Path, busy_limit: Duration) -> Result<Connection> {
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

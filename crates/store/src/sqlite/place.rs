@@ -41,7 +41,7 @@ fn create(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn from_io(error: io::Error) -> Error {
+pub(crate) fn from_io(error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => ErrorKind::ReadOnly,

@@ -1,9 +1,6 @@
 //! Reads by noun, on a small pool of read-only connections. Each read sees one moment of the database.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +8,7 @@ use model::{FileNumber, FileState, ObjectKey, RemotePath, TransferId};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
-use super::{STATEMENTS, closed, deliveries, destinations, files, leases, place, transfers, wait_for_others};
+use super::{STATEMENTS, closed, deliveries, destinations, files, leases, transfers, wait_for_others};
 use crate::{
     Delivery, DestinationRecord, Error, ErrorKind, FileQuery, FileRecord, Lease, Result, StateCount, Store, TransferQuery, TransferRecord,
 };
@@ -73,7 +70,7 @@ impl Readers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(&self) -> Result<Connection> {
+    pub(super) fn connect(&self) -> Result<Connection> {
         let mut connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         wait_for_others(&mut connection, self.busy_limit)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -157,39 +154,17 @@ impl Store {
 
     /// Reads every page; `Corrupt` says what is wrong.
     pub async fn integrity_check(&self) -> Result<()> {
-        let check = |c: &Connection| {
-            let mut statement = c.prepare("PRAGMA integrity_check(10)")?;
-            let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-            let orphans = c.prepare("PRAGMA foreign_key_check")?.exists([])?;
-            match lines.as_slice() {
-                [line] if line == "ok" && !orphans => Ok(()),
-                [line] if line == "ok" => Err(Error::bare(ErrorKind::Corrupt).reason("there are files without a transfer")),
-                lines => Err(Error::bare(ErrorKind::Corrupt).reason(lines.join("; "))),
-            }
-        };
-        self.read("check", || "the state file".into(), check).await
+        self.read("check", || "the state file".into(), check_integrity).await
     }
+}
 
-    /// Writes a copy of this moment to a new file, while others go on reading and writing.
-    pub async fn backup(&self, to: &Path) -> Result<()> {
-        let target = to.to_owned();
-        let readers = self.readers.clone();
-        let copy = move || {
-            // Created first, for the mode; SQLite fills an empty file and refuses any other.
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target).map_err(place::from_io)?;
-            let name = target.to_str().ok_or_else(|| Error::bare(ErrorKind::Invalid).reason("the name is not UTF-8"));
-            let copied = name.and_then(|name| {
-                let readers = readers.ok_or_else(|| Error::bare(ErrorKind::Invalid).reason("a store in memory has no copy"))?;
-                readers.connect()?.execute("VACUUM INTO ?1", [name])?;
-                file.sync_all().map_err(place::from_io)
-            });
-            if copied.is_err() {
-                // The first error is what the caller needs; a half copy would only look like a backup.
-                let _: io::Result<()> = fs::remove_file(&target);
-            }
-            copied
-        };
-        let done = tokio::task::spawn_blocking(copy).await.map_err(|error| closed().because(error))?;
-        done.map_err(|error| error.at("back up to", || to.display().to_string()))
+pub(super) fn check_integrity(c: &Connection) -> Result<()> {
+    let mut statement = c.prepare("PRAGMA integrity_check(10)")?;
+    let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    let orphans = c.prepare("PRAGMA foreign_key_check")?.exists([])?;
+    match lines.as_slice() {
+        [line] if line == "ok" && !orphans => Ok(()),
+        [line] if line == "ok" => Err(Error::bare(ErrorKind::Corrupt).reason("there are rows without what they belong to")),
+        lines => Err(Error::bare(ErrorKind::Corrupt).reason(lines.join("; "))),
     }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use model::{TransferId, TransferState};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::requests;
 use super::value::{Columns, int, nanos};
 use crate::{Conflict, Error, ErrorKind, Failure, Result, TransferQuery, TransferRecord};
 
@@ -80,7 +81,7 @@ pub(super) fn set_state(
         nanos(at),
         state.is_terminal()
     ])?;
-    Ok(())
+    requests::follow(c, seq, state)
 }
 
 pub(super) fn set_totals(c: &Connection, id: &TransferId, files: u64, bytes: u64, listed: bool, at: Timestamp) -> Result<()> {

@@ -9,7 +9,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{deliveries, destinations, files, leases, open_writer, transfers};
+use super::settings::Kind;
+use super::{
+    deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings, slots, tickets,
+    transfers,
+};
 use crate::{Batch, Committed, Error, ErrorKind, MAX_MUTATIONS, Mutation, Result};
 
 /// Bounds how long one transaction keeps other processes out.
@@ -222,5 +226,56 @@ fn apply_one(c: &Connection, mutation: &Mutation, committed: &mut Committed) -> 
         Mutation::BreakerSuccess { destination } => destinations::breaker_success(c, destination),
         Mutation::BreakerProbe { destination, now, open_until } => destinations::breaker_probe(c, destination, *now, *open_until),
         Mutation::SaveProfile { destination, profile } => destinations::save_profile(c, destination, profile.as_deref()),
+
+        Mutation::CreateExecution(new) => executions::create(c, new),
+        Mutation::SaveStep(step) => executions::save_step(c, step),
+        Mutation::DeleteExecution { name } => executions::delete(c, name),
+
+        Mutation::CreateRequest(record) => requests::create(c, record),
+        Mutation::ApproveRequest { transfer, by, at } => requests::approve(c, transfer, by, *at),
+        Mutation::SetTickets { transfer, user, audit, at } => requests::set_tickets(c, transfer, user.as_deref(), audit.as_deref(), *at),
+        Mutation::SetWish { transfer, wish, expect, at } => requests::set_wish(c, transfer, *wish, expect.as_deref(), *at),
+        Mutation::SetWaiting { transfer, waiting, at } => requests::set_waiting(c, transfer, waiting.as_ref(), *at),
+        Mutation::SetRequestExecution { transfer, execution, at } => requests::set_execution(c, transfer, execution.as_deref(), *at),
+        Mutation::PutIdempotency(record) => requests::put_idempotency(c, record),
+
+        Mutation::CreateSession(session) => sessions::create(c, session),
+        Mutation::ConsumeSession { token_hash, execution, spec_hash, now } => sessions::consume(c, token_hash, execution, spec_hash, *now),
+        Mutation::DeleteSession { token_hash } => sessions::delete(c, token_hash),
+        Mutation::PutGrant(grant) => sessions::put_grant(c, grant),
+        Mutation::EndGrant { transfer } => sessions::end_grant(c, transfer.as_str()),
+
+        Mutation::TakeSlot { connector, holder, limit, at } => slots::take(c, connector, holder, *limit, *at),
+        Mutation::ReleaseSlot { connector, holder } => slots::release(c, connector, holder),
+
+        Mutation::AddOutbox(message) => outbox::add(c, message),
+        Mutation::ClaimOutbox { key, by, now, until } => outbox::claim(c, key, by, *now, *until),
+        Mutation::MarkSent { key, at } => outbox::mark_sent(c, key, *at),
+        Mutation::MarkFailed { key, attempt, how, error, at } => outbox::mark_failed(c, key, *attempt, *how, error, *at),
+        Mutation::LapseClaims { now, alone } => outbox::lapse(c, *now, alone.as_deref()),
+        Mutation::RetryOutbox { key, at } => outbox::retry(c, key, *at),
+        Mutation::DropOutbox { key } => outbox::give_up(c, key),
+
+        Mutation::OpenTicket(ticket) => {
+            committed.tickets.push(tickets::open(c, ticket)?);
+            Ok(())
+        }
+        Mutation::SetTicketState { number, state, expect, at } => tickets::set_state(c, *number, *state, expect.as_deref(), *at),
+        Mutation::AddNote { number, note } => tickets::add_note(c, *number, note),
+
+        Mutation::PutConnector { name, body, expect, by, at } => settings::put(c, Kind::Connector, name, body, *expect, (by, *at)),
+        Mutation::RemoveConnector { name, expect } => settings::remove(c, Kind::Connector, name, *expect),
+        Mutation::PutSource { name, body, expect, by, at } => settings::put(c, Kind::Source, name, body, *expect, (by, *at)),
+        Mutation::RemoveSource { name, expect } => settings::remove(c, Kind::Source, name, *expect),
+        Mutation::PutSecret { name, sealed, expect, by, at } => settings::put(c, Kind::Secret, name, sealed, *expect, (by, *at)),
+        Mutation::RemoveSecret { name, expect } => settings::remove(c, Kind::Secret, name, *expect),
+
+        Mutation::AddLearning(lesson) => learning::add(c, lesson),
+        Mutation::PutCached(object) => learning::put_cached(c, object),
+        Mutation::DropCached { key } => learning::drop_cached(c, key),
+        Mutation::Sweep { now, limit } => {
+            committed.swept += learning::sweep(c, *now, *limit)?;
+            Ok(())
+        }
     }
 }

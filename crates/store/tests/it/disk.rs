@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use store::{Batch, ErrorKind, Mutation, Store};
+use model::ExecutionStatus;
+use store::{Batch, Delivering, ErrorKind, Mutation, SaveStep, Store};
 
-use crate::{add, finish, id, transfer};
+use crate::{add, executions, finish, id, outbox, transfer};
 
 struct SmallDisk {
     directory: tempfile::TempDir,
@@ -75,4 +76,43 @@ async fn a_read_only_disk_is_said_when_opening() {
     assert_eq!(error.kind, ErrorKind::ReadOnly, "{error:?}");
     let error = Store::open(disk.file("other/state.db")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::ReadOnly, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_refuses_a_step_whole_and_the_executions_go_on_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let store = Store::open(disk.file("state.db")).await.unwrap();
+    store.commit(executions::create(1, 1)).await.unwrap();
+    let ballast = disk.file("ballast");
+    let mut filler = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
+    let step = |expect, size| {
+        let head = "x".repeat(size);
+        let message = outbox::add(&format!("after-{expect}"), "T", Delivering::AtLeastOnce);
+        let step = SaveStep { head, ..executions::step(1, 1, expect, ExecutionStatus::Running) };
+        Batch::new().push(Mutation::SaveStep(Box::new(step))).push(message)
+    };
+    let (done, error) = until_full(&store, &step).await;
+    assert_eq!(error.kind, ErrorKind::Full, "{error:?}");
+    let last = 2 + done * 2;
+    let name = executions::record(1, 1).name;
+    let present = store.execution(&name).await.unwrap().unwrap();
+    assert_eq!(present.last_event, last);
+    assert_eq!(store.history(&name, 0, 0).await.unwrap().len() as u64, last);
+    assert_eq!(store.outbox(&[], None, 0, 0).await.unwrap().len() as u64, done, "no effect is on record without its step");
+
+    drop(filler);
+    std::fs::remove_file(&ballast).unwrap();
+    store.commit(step(last, 10)).await.expect("the same step goes through");
+    store.integrity_check().await.unwrap();
+}
+
+/// How many steps went through, and what the next one met.
+async fn until_full(store: &Store, step: &impl Fn(u64, usize) -> Batch) -> (u64, store::Error) {
+    for done in 0..1_000 {
+        if let Err(error) = store.commit(step(2 + done * 2, 40_000)).await {
+            return (done, error);
+        }
+    }
+    panic!("the disk is never full");
 }

@@ -1,12 +1,22 @@
 //! The store from outside: what it promises about batches, leases, crashes, full disks and other processes.
 
+mod backup;
 mod commits;
 mod crash;
+mod damage;
 mod disk;
+mod dynamodb;
+mod executions;
 mod files;
 mod leases;
+mod model_governed;
 mod model_test;
 mod open;
+mod outbox;
+mod outbox_kills;
+mod requests;
+mod sessions;
+mod settings;
 
 use jiff::Timestamp;
 use model::{FileNumber, FileState, ObjectKey, RemotePath, TransferId, TransferState};

@@ -28,6 +28,8 @@ async fn directory_and_files_are_private_and_records_survive_closing() {
     assert_eq!(Store::open(&file).await.unwrap().transfer(&id(1)).await.unwrap(), Some(transfer(1)));
 }
 
+// SEMANTICS S55: "A state file that a newer version wrote is refused and not touched; one of an older version goes on
+// with its rows."
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_not_touched() {
     let directory = tempfile::tempdir().unwrap();
