@@ -96,7 +96,7 @@ async fn the_ten_lines_of_the_guide_deliver_a_file_with_proof() {
 
     let receipts = done(shop.run(&["transfer", "receipt", &id]));
     let file = shop.home.write("receipts.jsonl", &receipts.out);
-    let key = service.said.lock().unwrap().lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let key = service.said.lock().unwrap().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
     let key = key.unwrap()["receipt_key"].as_str().unwrap().to_owned();
     let verified = done(shop.run(&["receipt", "verify", text(&file), "--key", &key]));
     assert!(verified.out.contains(r#""intact":1"#), "{}", verified.out);

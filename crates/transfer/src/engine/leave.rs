@@ -105,6 +105,8 @@ impl FileRun {
         let state = match error.kind {
             // Where a rename is never allowed, nothing is pending: another way to publish must be chosen.
             ErrorKind::DestPublishFailed if publish_pending && error.is_retryable() => FileState::PublishPending,
+            // A definite no of the gate: the file is whole and proved, and whoever said no may change their mind.
+            ErrorKind::TicketInvalid | ErrorKind::WindowClosed | ErrorKind::PolicyDenied if self.verified.is_some() => FileState::Held,
             kind if kind.nature() == Nature::Held => FileState::Held,
             _ => FileState::Failed,
         };
