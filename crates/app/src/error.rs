@@ -4,6 +4,19 @@ use model::ErrorClass;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Why a request was turned away before anything happened. Doors make a status of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It can never be carried out as it is.
+    Invalid,
+    /// What it names does not exist, or is not for this caller to see.
+    Unknown,
+    /// It does not fit what is there now.
+    Conflict,
+    /// This caller may not.
+    Denied,
+}
+
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -12,11 +25,34 @@ pub struct Error {
     pub next: Option<String>,
     /// Another process works on the same thing.
     pub held_by: Option<u32>,
+    pub refusal: Option<Refusal>,
 }
 
 impl Error {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), next: None, held_by: None }
+        Self { class, message: message.into(), next: None, held_by: None, refusal: None }
+    }
+
+    /// A request that says something that cannot be; `field` is its place in the request.
+    pub fn invalid(field: &str, why: impl std::fmt::Display) -> Self {
+        Self::refused(Refusal::Invalid, format!("{field}: {why}")).next("correct the request")
+    }
+
+    pub fn unknown(what: &str, name: impl std::fmt::Display) -> Self {
+        Self::refused(Refusal::Unknown, format!("there is no {what} {name}"))
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::refused(Refusal::Conflict, message)
+    }
+
+    pub fn denied(message: impl Into<String>) -> Self {
+        let error = Self::new(ErrorClass::PolicyDenied, message);
+        Self { refusal: Some(Refusal::Denied), ..error }
+    }
+
+    fn refused(refusal: Refusal, message: impl Into<String>) -> Self {
+        Self { refusal: Some(refusal), ..Self::new(ErrorClass::Internal, message) }
     }
 
     pub fn next(mut self, next: impl Into<String>) -> Self {
@@ -48,4 +84,9 @@ pub(crate) fn to_engine(operation: &'static str, error: store::Error) -> transfe
         _ => ErrorClass::Internal,
     };
     transfer::Error::new(kind, operation, transfer::Subject::Nothing).because(error)
+}
+
+/// Why a store turned something away, without repeating what was to be done.
+pub(crate) fn cause(error: &store::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -26,6 +26,7 @@ pub struct ManifestFeed {
     destination: String,
     source: String,
     small_up_to: u64,
+    states: &'static [FileState],
     /// Left for a later run.
     resting: HashSet<ObjectKey>,
     small: Mutex<Cursor>,
@@ -43,12 +44,22 @@ impl ManifestFeed {
     /// `source` names store and bucket as deliveries record them.
     pub fn new(store: Store, held: Held, destination: String, source: String, small_up_to: u64) -> Self {
         let (resting, small, large) = Default::default();
-        Self { store, held, destination, source, small_up_to, resting, small, large }
+        Self { store, held, destination, source, small_up_to, states: OPEN, resting, small, large }
     }
 
     pub fn without(mut self, resting: HashSet<ObjectKey>) -> Self {
         self.resting = resting;
         self
+    }
+
+    /// Only files in these states, instead of everything that is not where it should be.
+    pub fn only(mut self, states: &'static [FileState]) -> Self {
+        self.states = states;
+        self
+    }
+
+    pub(crate) fn states(&self) -> &'static [FileState] {
+        self.states
     }
 
     pub fn small_up_to(&self) -> u64 {
@@ -57,7 +68,7 @@ impl ManifestFeed {
 
     async fn fill(&self, cursor: &mut Cursor, class: SizeClass) -> Result<()> {
         while cursor.ready.is_empty() && !cursor.ended {
-            let query = FileQuery { part: Part::Files, after: cursor.after, states: Some(OPEN), limit: PAGE };
+            let query = FileQuery { part: Part::Files, after: cursor.after, states: Some(self.states), limit: PAGE };
             let page = self.store.files(&self.held.record.id, query).await?;
             cursor.ended = page.is_empty();
             cursor.after = page.last().map(|f| f.number).or(cursor.after);
@@ -116,6 +127,19 @@ pub(crate) async fn begin(store: &Store, held: &Held, files: &[FileRecord]) -> R
         store.commit(batch).await?;
     }
     Ok(())
+}
+
+/// Opens again what an earlier run gave up, so that from here on a file that has failed has failed in this run.
+pub async fn reopen(store: &Store, held: &Held) -> Result<()> {
+    const GIVEN_UP: &[FileState] = &[FileState::PublishPending, FileState::Held, FileState::Failed];
+    let mut after = None;
+    loop {
+        let query = FileQuery { part: Part::Files, after, states: Some(GIVEN_UP), limit: PAGE };
+        let page = store.files(&held.record.id, query).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.number);
+        begin(store, held, &page).await?;
+    }
 }
 
 /// A file that was given up with nothing to continue gets a new temporary name.

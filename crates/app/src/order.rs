@@ -12,7 +12,7 @@ use transfer::port::{Feed, FileTask, SizeClass};
 use transfer::{Pin, Subject};
 
 use crate::error::{Error, Result};
-use crate::feed::{ManifestFeed, OPEN};
+use crate::feed::ManifestFeed;
 use crate::follow::{Turn, Turns};
 use crate::manifest::parse;
 use crate::transfers::Held;
@@ -39,8 +39,8 @@ impl OrderedFeed {
         let mut all: Vec<(String, u64, Option<jiff::Timestamp>, FileNumber)> = Vec::new();
         let mut after = None;
         loop {
-            let page =
-                store.files(&held.record.id, FileQuery { part: Part::Files, after, states: Some(OPEN), ..Default::default() }).await?;
+            let query = FileQuery { part: Part::Files, after, states: Some(tasks.states()), ..Default::default() };
+            let page = store.files(&held.record.id, query).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.number);
             if all.len() + page.len() > MOST {

@@ -110,6 +110,9 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// Path of a list, or `-`. The list itself is in the manifest once it was read.
     pub files_from: Option<String>,
+    /// Exactly these keys of the bucket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
     pub min_size: Option<ByteCount>,
     pub max_size: Option<ByteCount>,
     pub min_age: Option<Duration>,
@@ -195,6 +198,7 @@ impl Default for Options {
             include: Vec::new(),
             exclude: Vec::new(),
             files_from: None,
+            keys: Vec::new(),
             min_size: None,
             max_size: None,
             min_age: None,

@@ -235,6 +235,14 @@ pub async fn is_lost(store: &Store, held: &Held) -> Result<bool> {
     Ok(present.is_none_or(|lease| lease.holder != held.lease.holder || lease.epoch != held.lease.epoch))
 }
 
+/// Lets the lease go and leaves everything else as it is: somebody else goes on at once.
+pub async fn let_go(store: &Store, guard: LeaseGuard) -> Result<()> {
+    match store.commit(Mutation::ReleaseLease { guard }).await.map_err(Error::from) {
+        Err(error) if error.class != ErrorClass::LeaseLost => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Records how the transfer ended and lets the lease go.
 pub async fn end(store: &Store, held: &Held, state: TransferState, error: Option<&Error>, now: Timestamp) -> Result<()> {
     let failure = error.map(|e| store::Failure { class: e.class, text: e.message.clone() });

@@ -9,6 +9,9 @@ use model::{Algorithm, TempName, TransferId, parse_duration};
 
 use crate::flags::fingerprint;
 pub use crate::flags::{ContractArgs, DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
+pub use crate::service_args::{
+    BackupArgs, ConnectorCommand, RestoreArgs, SecretCommand, ServeArgs, ServiceArgs, SourceCommand, TransferCommand,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "fileferry", version, max_term_width = 110, arg_required_else_help = true)]
@@ -72,6 +75,32 @@ pub enum Command {
         #[command(subcommand)]
         command: ReceiptCommand,
     },
+    /// Run the service: transfers with approval, tickets and a workflow that survives everything
+    Serve(ServeArgs),
+    /// Deliveries by the service: submit, follow, steer, prove
+    Transfer {
+        #[command(subcommand)]
+        command: TransferCommand,
+    },
+    /// The partners' servers that the service may deliver to
+    Connector {
+        #[command(subcommand)]
+        command: ConnectorCommand,
+    },
+    /// The buckets that the service may read
+    Source {
+        #[command(subcommand)]
+        command: SourceCommand,
+    },
+    /// Passwords and keys that the service keeps, sealed
+    Secret {
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
+    /// Copy the records of a service into one file, also while it runs
+    Backup(BackupArgs),
+    /// Put a backup in the place of a service's records
+    Restore(RestoreArgs),
     /// Check, try out and draw definitions of workflows in Amazon States Language
     Workflow {
         #[command(subcommand)]
@@ -333,6 +362,8 @@ pub enum WorkflowCommand {
     Lint(LintArgs),
     /// Run a definition in memory, with mocked tasks and a clock that jumps
     Run(RunArgs),
+    /// What the workflow of a transfer has done, duty by duty
+    Show(ShowArgs),
     /// Draw a definition as a Mermaid flowchart
     Graph {
         /// Definition; - reads stdin
@@ -363,6 +394,17 @@ pub struct RunArgs {
     /// Print the events of the execution first
     #[arg(long)]
     pub history: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// A transfer of the service; see `fileferry transfer list`
+    pub id: TransferId,
+    /// Every event, not only the states
+    #[arg(long)]
+    pub events: bool,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// The command with its variables. `FILEFERRY_` and the long name in capitals is the rule, without exceptions.

@@ -351,29 +351,10 @@ pub fn holds_password(text: &str) -> bool {
 
 fn unknown<'a>(what: &str, given: &str, known: impl Iterator<Item = &'a str>) -> String {
     let given_text = model::escape_name(given);
-    let nearest = known.map(|name| (distance(given, name), name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= 2.max(given.len() / 3) => {
-            format!("{given_text:?} is not a {what}; did you mean {name:?}?")
-        }
-        _ => format!("{given_text:?} is not a {what}; see docs/reference.md"),
+    match model::nearest(given, known) {
+        Some(name) => format!("{given_text:?} is not a {what}; did you mean {name:?}?"),
+        None => format!("{given_text:?} is not a {what}; see docs/reference.md"),
     }
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ impl Environment {
             ssh_agent: self.ssh_agent.clone(),
             lease: self.lease,
             prompt: self.can_ask.then(|| std::sync::Arc::new(ask) as _),
+            sealed: None,
         }
     }
 

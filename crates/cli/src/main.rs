@@ -2,8 +2,10 @@
 
 mod args;
 mod backend;
+mod backup;
 mod browse;
 mod config;
+mod connector;
 mod copy;
 mod environment;
 mod exit;
@@ -19,8 +21,15 @@ mod receipt;
 mod receipt_file;
 mod rehearse;
 mod report;
+mod secret;
+mod serve;
+mod service;
+mod service_args;
 mod settings;
 mod signals;
+mod source;
+mod states;
+mod transfer;
 mod trouble;
 mod watch;
 mod workflow;
@@ -29,7 +38,7 @@ mod yaml;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{Command, HistoryCommand};
+use args::{Command, HistoryCommand, WorkflowCommand};
 use environment::Environment;
 use output::Screen;
 use settings::{ParseError, Request};
@@ -57,7 +66,9 @@ fn run(arguments: &[OsString]) -> u8 {
     };
     let global = &request.cli.global;
     let screen = Screen::new(global.json, global.quiet, environment.colours);
-    log_to_stderr(global.verbose, environment.colours);
+    // Who runs a service wants to see what it does.
+    let least = if matches!(request.cli.command, Command::Serve(_)) && !global.quiet { 1 } else { 0 };
+    log_to_stderr(global.verbose.max(least), environment.colours);
     match names::expand(&mut request, &environment) {
         Ok(unmapped) => names::tell(&unmapped, &screen),
         Err(trouble) => {
@@ -134,6 +145,14 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
             Some(HistoryCommand::Prune { older_than }) => history::prune(*older_than, environment, screen).await,
         },
         Command::Receipt { command } => receipt::run(command, environment, screen),
+        Command::Backup(args) => backup::backup(args, environment, screen).await,
+        Command::Restore(args) => backup::restore(args, environment, screen).await,
+        Command::Serve(args) => serve::serve(args, environment, screen).await,
+        Command::Transfer { command } => transfer::run(command, environment, screen).await,
+        Command::Connector { command } => connector::run(command, request, environment, screen).await,
+        Command::Source { command } => source::run(command, environment, screen).await,
+        Command::Secret { command } => secret::run(command, environment, screen).await,
+        Command::Workflow { command: WorkflowCommand::Show(args) } => states::show(args, environment, screen).await,
         Command::Workflow { command } => workflow::carry_out(command, environment, screen),
         Command::Explain(args) => explain::explain(args.subject.as_deref(), environment, screen).await,
         Command::Completion { shell } => manual::completion(*shell),
@@ -151,7 +170,9 @@ fn log_to_stderr(verbose: u8, colours: bool) {
         // Not more: at `debug` and below, SDK and SSH crates may write what was signed or sent, with tokens in it.
         _ => ("trace", "info"),
     };
-    let asked = format!("{others},transfer={ours},store={ours},app={ours},runtime={ours},fileferry={ours}");
+    let asked = format!(
+        "{others},transfer={ours},store={ours},app={ours},runtime={ours},server={ours},integrations={ours},workflow={ours},fileferry={ours}"
+    );
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(asked));
     let _ = tracing_log::LogTracer::init();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).finish();

@@ -15,6 +15,7 @@ use runtime::secret::{Reference, SecretError};
 use crate::args::{self, Cli, Command, ContractArgs, CopyArgs, DeliveryArgs, NameArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 use crate::config::{self, Config, ConfigError, Setting};
 use crate::environment::Environment;
+use crate::service_args::{ConnectorArgs, ConnectorCommand};
 use crate::trouble::Trouble;
 
 /// Smaller ranges cost more in requests than they save in memory.
@@ -102,9 +103,15 @@ fn truth(text: &str) -> Option<bool> {
     }
 }
 
+/// Their settings are the service's: whoever adds a connector does not mean what one's own copies are set to.
+const OF_THE_SERVICE: &[&str] = &["serve", "transfer", "connector", "source", "secret", "backup", "restore"];
+
 /// clap asks the command line first, then the environment, then defaults: settings become defaults.
 fn with_defaults(command: clap::Command, settings: &[Setting]) -> clap::Command {
-    let command = command.mut_subcommands(|sub| with_defaults(sub, settings));
+    let command = command.mut_subcommands(|sub| match OF_THE_SERVICE.contains(&sub.get_name()) {
+        true => sub,
+        false => with_defaults(sub, settings),
+    });
     command.mut_args(|arg| {
         let Some(long) = arg.get_long() else { return arg };
         let is_flag = !arg.get_action().takes_values();
@@ -121,8 +128,17 @@ fn with_defaults(command: clap::Command, settings: &[Setting]) -> clap::Command 
     })
 }
 
+/// The arguments of the command that was typed, as `connector add` is inside `connector`.
+fn innermost(matches: &ArgMatches) -> Option<&ArgMatches> {
+    let (_, mut matches) = matches.subcommand()?;
+    while let Some((_, below)) = matches.subcommand() {
+        matches = below;
+    }
+    Some(matches)
+}
+
 fn choices(matches: &ArgMatches) -> Choices {
-    let Some((_, matches)) = matches.subcommand() else { return Choices::default() };
+    let Some(matches) = innermost(matches) else { return Choices::default() };
     let known = |id: &str| matches.try_contains_id(id).unwrap_or(false);
     // By source, and on the command line by place. clap's own overriding knows only the command line, and calls a flag
     // there in conflict with its opposite in a variable.
@@ -165,7 +181,7 @@ fn is_ssh(protocol: Protocol) -> bool {
 }
 
 fn typed(matches: &ArgMatches) -> Vec<&'static str> {
-    let Some((_, matches)) = matches.subcommand() else { return Vec::new() };
+    let Some(matches) = innermost(matches) else { return Vec::new() };
     let is_typed = |long: &str| {
         let id = long.replace('-', "_");
         matches.try_contains_id(&id).unwrap_or(false) && matches.value_source(&id) == Some(ValueSource::CommandLine)
@@ -184,6 +200,7 @@ impl Request {
             Command::Hash(args) => (&args.url, &args.server),
             Command::Clean(args) => (&args.url, &args.server),
             Command::Rehearse(args) | Command::Probe(args) => (&args.url, &args.server),
+            Command::Connector { command: ConnectorCommand::Add(args) } => (&args.url, &args.server),
             _ => return Ok(()),
         };
         if server.client_key.is_some() && server.client_cert.is_none() {
@@ -384,11 +401,39 @@ pub fn copy_spec(
     environment: &Environment,
 ) -> Result<(CopySpec, Option<Credential>), Trouble> {
     let (mut spec, password) = transfer_spec(&args.source, &args.destination, &args.store, &args.server, environment)?;
-    select_options(&mut spec.options, &args.select);
-    name_options(&mut spec.options, &args.name, choices);
-    delivery_options(&mut spec.options, &args.delivery, choices);
-    speed_options(&mut spec.options, &args.speed);
-    contract_options(&mut spec, &args.contract, environment)?;
+    let groups = (&args.select, &args.name, &args.delivery, &args.speed, &args.contract);
+    whole_options(&mut spec, groups, choices, thresholds, environment)?;
+    Ok((spec, password))
+}
+
+/// The settings of a connector: everything that a copy to it would have.
+pub fn connector_spec(
+    args: &ConnectorArgs,
+    choices: Choices,
+    thresholds: Thresholds,
+    environment: &Environment,
+) -> Result<CopySpec, Trouble> {
+    let mut spec = single_spec(&StoreArgs::default(), &args.server, environment)?;
+    // What goes away after a delivery is checked as for any source in a bucket.
+    spec.source = "s3://bucket/".to_owned();
+    whole_options(&mut spec, (&args.select, &args.naming, &args.delivery, &args.speed, &args.contract), choices, thresholds, environment)?;
+    Ok(spec)
+}
+
+type Groups<'a> = (&'a SelectArgs, &'a NameArgs, &'a DeliveryArgs, &'a SpeedArgs, &'a ContractArgs);
+
+fn whole_options(
+    spec: &mut CopySpec,
+    (select, naming, delivery, speed, contract): Groups<'_>,
+    choices: Choices,
+    thresholds: Thresholds,
+    environment: &Environment,
+) -> Result<(), Trouble> {
+    select_options(&mut spec.options, select);
+    name_options(&mut spec.options, naming, choices);
+    delivery_options(&mut spec.options, delivery, choices);
+    speed_options(&mut spec.options, speed);
+    contract_options(spec, contract, environment)?;
     spec.options.thresholds = thresholds;
     if let (Some(min), Some(max)) = (spec.options.min_size, spec.options.max_size)
         && min > max
@@ -399,7 +444,7 @@ pub fn copy_spec(
         let what = format!("--chunk-size is {}; it is at least {MIN_CHUNK}", spec.options.chunk_size);
         return Err(Trouble::usage(what, "leave it out, or make it larger"));
     }
-    Ok((spec, password))
+    Ok(())
 }
 
 pub fn check_spec(args: &args::CheckArgs, choices: Choices, environment: &Environment) -> Result<(CopySpec, Option<Credential>), Trouble> {
@@ -476,7 +521,7 @@ pub fn credential(
 ) -> Result<Option<Credential>, Trouble> {
     let resolve = |text: &str| -> Result<Credential, SecretError> {
         let question = format!("password for {}", destination.split('/').take(3).collect::<Vec<_>>().join("/"));
-        text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)))
+        text.parse::<Reference>()?.resolve(|| place.prompt.as_ref().and_then(|ask| ask(&question)), place.sealed.as_deref())
     };
     match (in_url, reference) {
         (_, Some(text)) => resolve(text).map(Some).map_err(|e| match e {

@@ -145,10 +145,14 @@ fn a_certificate_is_pinned_in_base64_or_as_openssl_prints_it() {
     }
 }
 
+fn nowhere() -> Place {
+    let lease = app::transfers::LEASE;
+    Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, lease, prompt: None, sealed: None }
+}
+
 #[test]
 fn a_named_password_outweighs_the_one_in_the_url() {
-    let place =
-        Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, lease: app::transfers::LEASE, prompt: None };
+    let place = nowhere();
     let in_url = || Some(Credential::new("in-url"));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "from-file\n").unwrap();
@@ -159,8 +163,7 @@ fn a_named_password_outweighs_the_one_in_the_url() {
 
 #[test]
 fn without_a_terminal_nobody_is_asked_and_the_class_is_authentication() {
-    let place =
-        Place { state: "/".into(), home: "/".into(), login_name: None, ssh_agent: None, lease: app::transfers::LEASE, prompt: None };
+    let place = nowhere();
     assert_eq!(credential(None, Some("prompt"), "sftp://h/x", &place).unwrap_err().exit_code, 24);
     assert_eq!(credential(None, Some("aws-sm:x"), "sftp://h/x", &place).unwrap_err().exit_code, 1);
     assert_eq!(credential(None, None, "sftp://h/x", &place).unwrap(), None);

@@ -20,6 +20,8 @@ pub fn carry_out(command: &WorkflowCommand, environment: &Environment, screen: &
     match command {
         WorkflowCommand::Lint(args) => lint(args, environment, screen),
         WorkflowCommand::Run(args) => try_out(args, environment, screen),
+        // It asks the service, and so is carried out beside the others.
+        WorkflowCommand::Show(_) => Ok(exit::DONE),
         WorkflowCommand::Graph { file } => {
             let drawing = ::workflow::mermaid(&machine(file, environment)?);
             match screen.json() {

@@ -31,3 +31,17 @@ pub fn chain(error: &Error) -> String {
     }
     text
 }
+
+/// How a service that is told something refuses; what follows differs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing was done; another try may go through.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It will never be done as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been done.
+    #[error("{0}")]
+    Unknown(String),
+}

@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod id;
 mod key;
 mod location;
+mod name;
 mod path;
 mod policy;
 pub mod profile;
@@ -19,6 +20,7 @@ mod size;
 pub mod sshsig;
 mod state;
 mod ticket;
+mod window;
 
 pub use bandwidth::Bandwidth;
 pub use class::{ErrorClass, Nature, ParseClassError};
@@ -27,6 +29,7 @@ pub use digest::{Algorithm, Crc64, Digest, DigestSet, ParseDigestError};
 pub use id::{FileNumber, ParseIdError, TransferId};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use location::{Credential, Endpoint, Location, LocationError, Protocol};
+pub use name::{Name, ParseNameError, nearest};
 pub use path::{
     MAX_NAME_BYTES, MAX_PATH_BYTES, NameError, NameTemplate, RemotePath, SCRATCH_ENDINGS, TempName, TempParts, TemplateInput, escape_name,
 };
@@ -37,3 +40,4 @@ pub use receipt::{Clobber, Receipt};
 pub use size::{ByteCount, ParseSizeError, Rate, parse_duration};
 pub use state::{ExecutionStatus, FileState, TicketState, TransferState};
 pub use ticket::TicketKind;
+pub use window::{ParseWindowError, Window};

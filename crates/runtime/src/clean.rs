@@ -6,7 +6,7 @@ use std::time::Duration;
 use app::CopySpec;
 use app::transfers::{self, is_open};
 use jiff::Timestamp;
-use model::{Credential, RemotePath, TransferId, TransferState};
+use model::{Credential, RemotePath, TempName, TransferId, TransferState};
 use store::{Batch, FileQuery, Mutation, Store, TransferQuery, TransferRecord};
 use tokio::sync::mpsc;
 use transfer::Connection;
@@ -137,30 +137,42 @@ async fn remove_temporary(
         return Ok(());
     }
     let connection = side.connector.connect().await?;
-    for directory in directories(store, id, &spec.options.temp_name, &root).await? {
-        match connection.list(&directory, NAMES).await {
-            Ok(entries) => {
-                for entry in entries.iter().filter(|e| e.exact && !e.metadata.directory) {
-                    if spec.options.temp_name.read(&entry.name).is_some_and(|parts| parts.transfer == id.short()) {
-                        connection.remove(&directory.join(&entry.name).map_err(transfer::Error::from)?).await?;
-                    }
-                }
-            }
-            // A directory that cannot be listed: the names that the records know.
-            Err(error) if !error.is_connection_lost() => remove_recorded(&*connection, store, id, &directory).await?,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    remove_over(&*connection, store, &spec.options.temp_name, &root, id).await?;
     connection.close().await?;
     store.commit(forget(store, id).await?).await?;
     Ok(())
 }
 
-async fn remove_recorded(connection: &dyn Connection, store: &Store, id: &TransferId, directory: &RemotePath) -> Result<(), Failure> {
+/// Removes the temporary files of a transfer that nobody goes on with.
+pub(crate) async fn remove_over(
+    connection: &dyn Connection,
+    store: &Store,
+    template: &TempName,
+    root: &RemotePath,
+    id: &TransferId,
+) -> app::Result<()> {
+    for directory in directories(store, id, template, root).await? {
+        match connection.list(&directory, NAMES).await {
+            Ok(entries) => {
+                for entry in entries.iter().filter(|e| e.exact && !e.metadata.directory) {
+                    if template.read(&entry.name).is_some_and(|parts| parts.transfer == id.short()) {
+                        connection.remove(&directory.join(&entry.name).map_err(transfer::Error::from)?).await?;
+                    }
+                }
+            }
+            // A directory that cannot be listed: the names that the records know.
+            Err(error) if !error.is_connection_lost() => remove_recorded(connection, store, id, &directory).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn remove_recorded(connection: &dyn Connection, store: &Store, id: &TransferId, directory: &RemotePath) -> app::Result<()> {
     for file in store.files(id, FileQuery::default()).await? {
         let Some(text) = file.checkpoint else { continue };
         let checkpoint: transfer::sheet::Checkpoint = serde_json::from_str(&text)
-            .map_err(|e| Failure::of(model::ErrorClass::Internal, format!("a checkpoint cannot be read: {e}")))?;
+            .map_err(|e| app::Error::new(model::ErrorClass::Internal, format!("a checkpoint cannot be read: {e}")))?;
         if checkpoint.temp.parent().as_ref() == Some(directory) {
             connection.remove(&checkpoint.temp).await?;
         }

@@ -274,9 +274,8 @@ impl Agreed {
             let page = self.store.files(&self.held.record.id, query).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.number);
-            let mut outcomes = futures_util::stream::iter(page.iter().filter(|f| f.original.is_none()))
-                .map(|f| self.original(f))
-                .buffer_unordered(AT_ONCE);
+            let kept: Vec<_> = page.iter().filter(|f| f.original.is_none()).map(|f| self.original(f)).collect();
+            let mut outcomes = futures_util::stream::iter(kept).buffer_unordered(AT_ONCE);
             while let Some(report) = outcomes.next().await {
                 let Some(report) = report? else { continue };
                 if report.state == "kept" {

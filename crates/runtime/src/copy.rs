@@ -1,41 +1,29 @@
 //! `copy` and `resume`: lists the source into the manifest, runs the engine over it under a lease, and says how it ended.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use app::delivery::Letterhead;
-use app::event::{ErrorReport, FileReport, PlanReport, Summary};
-use app::feed::ManifestFeed;
-use app::ledger::{StoreLedger, Tally};
-use app::logins::StoreLogins;
-use app::manifest::{Manifest, Totals};
-use app::profiles;
-use app::spec::Mkdir;
-use app::transfers::{self, Held, Naming};
-use app::{CopySpec, Event};
+use app::event::{ErrorReport, Summary};
+use app::ledger::Tally;
+use app::{CopySpec, Event, transfers};
 use jiff::{SignedDuration, Timestamp};
-use model::{ByteCount, Credential, DigestSet, ErrorClass, FileNumber, FileState, Publish, Strategy, TempName, TransferId, TransferState};
+use model::{Credential, ErrorClass, FileState, TransferId, TransferState};
 use store::{FileQuery, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use transfer::Source;
-use transfer::engine::{Engine, Setup, Tuning};
 use transfer::meter::Meter;
-use transfer::port::{Logins, Wishes};
-use transfer::retry::Backoff;
 
-use crate::contract::{Agreed, Besides};
-use crate::open::{self, DestinationSide, Login, SourceSide};
+use crate::contract::Besides;
+use crate::ends::{Ends, with_staging_directory};
+use crate::open::{self, Login};
+use crate::passage::{Passage, own_records};
 use crate::round::Round;
-use crate::select::{Chooser, Counts};
-use crate::sweep::{self, Whose};
+use crate::select::Counts;
 use crate::{Control, CopyMode, Failure, Place, attach, process};
 
 /// Progress is told four times a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-const PROGRAM: &str = concat!("fileferry ", env!("CARGO_PKG_VERSION"));
 
 /// Copies what the spec names. An interrupted copy of the same spec is continued.
 pub async fn copy(
@@ -61,23 +49,19 @@ pub(crate) async fn copy_round(
     let spec = with_staging_directory(spec)?;
     // Mistakes in the request come before anything is recorded.
     let login = if mode.dry_run { Login::Never } else { Login::Now };
-    let destination = open::destination(&spec.destination, &spec.server, &spec.options, password, login, place)?;
-    let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
-    let now = Timestamp::now();
-    let naming = open::naming(&spec, &source, &destination, now)?;
-    let chooser = Chooser::new(&spec.options, &source, &naming)?;
+    let ends = Ends::open(place, spec, password, login).await?;
     if mode.dry_run {
-        return crate::dry_run::dry_run(place, &spec, &source, &destination, &naming, &chooser, events).await;
+        return crate::dry_run::dry_run(place, &ends, events).await;
     }
     let store = place.store().await?;
-    let shown = open::parse(&spec.destination)?.to_string();
-    let held = match transfers::begin(&store, &spec, &shown, &process::holder(place.lease), now, process::is_dead).await {
+    let (spec, shown) = (&ends.spec, open::parse(&ends.spec.destination)?.to_string());
+    let held = match transfers::begin(&store, spec, &shown, &process::holder(place.lease), ends.naming.now, process::is_dead).await {
         Ok(held) => held,
-        Err(error) if error.held_by.is_some() && mode.attach => return attach::follow(&store, &spec, &shown, events, control).await,
+        Err(error) if error.held_by.is_some() && mode.attach => return attach::follow(&store, spec, &shown, events, control).await,
         Err(error) => return Err(error.into()),
     };
-    let run = Run { place, spec: &spec, source, destination, naming, chooser, store, events, control, round };
-    Ok(run.carry_out(held, true).await)
+    let passage = Passage { state: place.state.clone(), store, ends: Arc::new(ends), held, events, round };
+    Ok(Run { passage, lease: place.lease, control }.carry_out(true).await)
 }
 
 /// Continues interrupted transfers as they were asked for; `None` is every unfinished one.
@@ -94,14 +78,9 @@ pub async fn resume(
         if control.stop.is_cancelled() {
             break;
         }
-        let spec: CopySpec = crate::stored_spec(&record)?;
-        let destination = open::destination(&spec.destination, &spec.server, &spec.options, password.clone(), Login::Now, place)?;
-        let source = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
-        let now = Timestamp::now();
-        let naming = open::naming(&spec, &source, &destination, now)?;
-        let chooser = Chooser::new(&spec.options, &source, &naming)?;
+        let ends = Ends::open(place, crate::stored_spec(&record)?, password.clone(), Login::Now).await?;
         let listed = record.listed;
-        let held = match transfers::take(&store, record, &process::holder(place.lease), now, process::is_dead).await {
+        let held = match transfers::take(&store, record, &process::holder(place.lease), ends.naming.now, process::is_dead).await {
             Ok(held) => held,
             // With no id given, a copy that is being run right now is simply not ours to resume.
             Err(error) if error.held_by.is_some() && id.is_none() => {
@@ -110,55 +89,31 @@ pub async fn resume(
             }
             Err(error) => return Err(error.into()),
         };
-        let run = Run {
-            place,
-            spec: &spec,
-            source,
-            destination,
-            naming,
-            chooser,
-            store: store.clone(),
-            events: events.clone(),
-            control: control.clone(),
-            round: None,
-        };
-        summaries.push(run.carry_out(held, !listed).await);
+        let (state, store, events) = (place.state.clone(), store.clone(), events.clone());
+        let passage = Passage { state, store, ends: Arc::new(ends), held, events, round: None };
+        summaries.push(Run { passage, lease: place.lease, control: control.clone() }.carry_out(!listed).await);
     }
     Ok(summaries)
 }
 
-/// `--publish staging-dir` without a `--temp-name` that names a directory means `tmp/` beside the final name.
-fn with_staging_directory(mut spec: CopySpec) -> Result<CopySpec, Failure> {
-    let options = &mut spec.options;
-    if options.publish == Publish::StagingDir && !options.temp_name.as_str().contains('/') {
-        options.temp_name = TempName::parse("tmp/{id}.part").map_err(transfer::Error::from)?;
-    }
-    Ok(spec)
-}
-
-struct Run<'a> {
-    place: &'a Place,
-    spec: &'a CopySpec,
-    source: SourceSide,
-    destination: DestinationSide,
-    naming: Naming,
-    chooser: Chooser,
-    store: Store,
-    events: mpsc::Sender<Event>,
+/// One run of a transfer from the command line.
+struct Run {
+    passage: Passage,
+    lease: SignedDuration,
     control: Control,
-    /// What a watch has chosen, instead of a listing.
-    round: Option<Round>,
 }
 
-impl Run<'_> {
+impl Run {
     /// Runs a held transfer and records how it ended. Never an error: what went wrong is in the summary.
-    async fn carry_out(self, held: Held, list: bool) -> Summary {
+    async fn carry_out(self, list: bool) -> Summary {
+        let Passage { store, held, ends, .. } = &self.passage;
+        let options = &ends.spec.options;
         let begun = Instant::now();
         let stop = self.control.stop.child_token();
         let mut background = JoinSet::new();
-        background.spawn(keep_lease(self.store.clone(), held.guard(), self.place.lease, stop.clone()));
+        background.spawn(keep_lease(store.clone(), held.guard(), self.lease, stop.clone()));
         let timed_out = CancellationToken::new();
-        if let Some(limit) = self.spec.options.max_duration {
+        if let Some(limit) = options.max_duration {
             let (stop, timed_out) = (stop.clone(), timed_out.clone());
             background.spawn(async move {
                 tokio::time::sleep(limit).await;
@@ -167,14 +122,14 @@ impl Run<'_> {
             });
         }
         let (mut tally, mut besides) = (Tally::default(), Besides::default());
-        let outcome = self.deliver(&held, list, &stop, &mut tally, &mut besides).await;
+        let outcome = self.deliver(list, &stop, &mut tally, &mut besides).await;
         background.shutdown().await;
 
         let mut error = outcome.err();
         // The engine was stopped because another process has the lease; nobody asked for an interruption.
         if error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled)
             && !self.control.stop.is_cancelled()
-            && transfers::is_lost(&self.store, &held).await.unwrap_or(false)
+            && transfers::is_lost(store, held).await.unwrap_or(false)
         {
             error = Some(
                 app::Error::new(ErrorClass::LeaseLost, "another process has taken this copy over")
@@ -184,10 +139,10 @@ impl Run<'_> {
         if timed_out.is_cancelled() && error.as_ref().is_some_and(|e| e.class == ErrorClass::Cancelled) {
             error = Some(app::Error::new(ErrorClass::Cancelled, "--max-duration is over; the rest waits for a resume"));
         }
-        let left = self.left(&held).await;
-        let waiting = self.waiting(&held).await;
+        let left = self.left().await;
+        let waiting = self.waiting().await;
         let state = state_of(&tally, left, waiting, error.as_ref());
-        if let Err(lost) = transfers::end(&self.store, &held, state, error.as_ref(), Timestamp::now()).await
+        if let Err(lost) = transfers::end(store, held, state, error.as_ref(), Timestamp::now()).await
             && error.is_none()
         {
             error = Some(lost);
@@ -204,7 +159,7 @@ impl Run<'_> {
         summary.files = tally.ended() + left;
         summary.not_finished = left;
         summary.seconds = begun.elapsed().as_secs_f64();
-        summary.exit_code = exit_code(&tally, error.as_ref(), self.spec.options.fail_if_empty);
+        summary.exit_code = exit_code(&tally, error.as_ref(), options.fail_if_empty);
         if timed_out.is_cancelled() && summary.exit_code == ErrorClass::Cancelled.exit_code() {
             summary.exit_code = ErrorClass::NetworkStalled.exit_code();
         }
@@ -217,281 +172,50 @@ impl Run<'_> {
     }
 
     /// Whether something is left that the same command must go on with: a file that rests, or what goes with one.
-    async fn waiting(&self, held: &Held) -> bool {
+    async fn waiting(&self) -> bool {
         let unfinished = [FileState::Failed, FileState::Held, FileState::PublishPending, FileState::Pending, FileState::InProgress];
         let query = FileQuery { states: Some(&unfinished), limit: 1, ..FileQuery::default() };
-        self.store.files(&held.record.id, query).await.is_ok_and(|files| !files.is_empty())
+        self.passage.store.files(self.id(), query).await.is_ok_and(|files| !files.is_empty())
     }
 
     /// Files of the manifest that are neither done nor given up.
-    async fn left(&self, held: &Held) -> u64 {
-        let counts = self.store.counts(&held.record.id).await.unwrap_or_default();
+    async fn left(&self) -> u64 {
+        let counts = self.passage.store.counts(self.id()).await.unwrap_or_default();
         counts.iter().filter(|c| matches!(c.state, FileState::Pending | FileState::InProgress)).map(|c| c.files).sum()
     }
 
-    async fn deliver(
-        &self,
-        held: &Held,
-        list: bool,
-        stop: &CancellationToken,
-        tally: &mut Tally,
-        besides: &mut Besides,
-    ) -> app::Result<()> {
-        let options = &self.spec.options;
+    fn id(&self) -> &TransferId {
+        &self.passage.held.record.id
+    }
+
+    async fn deliver(&self, list: bool, stop: &CancellationToken, tally: &mut Tally, besides: &mut Besides) -> app::Result<()> {
+        let passage = &self.passage;
         let meter = Arc::new(Meter::default());
-        let (totals, counts) = if list { self.list(held, tally, stop).await? } else { (self.recorded(held).await?, Counts::default()) };
+        let (totals, counts) = if list { passage.list(tally, stop).await? } else { (passage.recorded().await?, Counts::default()) };
         meter.expect(totals.files - totals.done_files, totals.bytes - totals.done_bytes);
-        self.tell_plan(held, totals, counts).await;
-        if totals.files == 0 && tally.ended() == 0 && !held.resumed {
+        passage.tell_plan(totals, counts).await;
+        if totals.files == 0 && tally.ended() == 0 && !passage.held.resumed {
             return Ok(());
         }
-
-        let letterhead = Letterhead {
-            held: held.clone(),
-            endpoint: self.destination.endpoint.clone(),
-            store: self.source.source.store().to_owned(),
-            bucket: self.source.source.bucket().to_owned(),
-            program: PROGRAM.to_owned(),
-            key: Arc::new(
-                crate::keys::load_or_create(&self.place.state).map_err(|e| app::Error::new(ErrorClass::Internal, e.to_string()))?,
-            ),
-        };
-        let source_name = letterhead.source();
-        let mut agreed = Agreed::new(
-            self.store.clone(),
-            held.clone(),
-            options.clone(),
-            letterhead.clone(),
-            self.destination.key.clone(),
-            &self.naming,
-            self.source.source.clone(),
-            self.events.clone(),
-            &self.place.state,
-        )
-        .await?;
-        agreed.may_begin().await?;
-        let ledger = StoreLedger::new(
-            self.store.clone(),
-            letterhead,
-            self.destination.key.clone(),
-            options.if_exists,
-            self.source.source.clone(),
-            self.events.clone(),
-        );
-        let ledger = Arc::new(ledger.followed_by(agreed.following.clone()));
-        let logins: Arc<dyn Logins> = Arc::new(StoreLogins::new(
-            self.store.clone(),
-            self.destination.key.clone(),
-            self.destination.credential.clone(),
-            options.retry_auth,
-        ));
-        let known = self.known().await;
-        ledger.explain_with(known.clone());
-        let known = known.map(|profile| profiles::known(&profile, Timestamp::now())).unwrap_or_default();
-        let setup = |source: Arc<dyn Source>, ledger: Arc<StoreLedger>, meter: Arc<Meter>| Setup {
-            transfer: held.record.id.clone(),
-            run: held.record.run,
-            epoch: held.lease.epoch,
-            source,
-            connector: self.destination.connector.clone(),
-            ledger: ledger.clone(),
-            gate: ledger,
-            logins: logins.clone(),
-            meter,
-            wishes: wishes(options),
-            tuning: tuning(options),
-            root: self.naming.root.clone(),
-            temp_name: options.temp_name.clone(),
-            stop: stop.clone(),
-        };
-        let engine = Engine::knowing(setup(self.source.source.clone(), ledger.clone(), meter.clone()), known);
-        let (companions, their_source) = agreed.beside();
-        let beside = engine.beside(setup(their_source, companions.clone(), Arc::default()));
-        let feed = ManifestFeed::new(self.store.clone(), held.clone(), self.destination.key.clone(), source_name, engine.small_up_to());
-        let resting = match &self.round {
-            Some(round) => round.left_for_later(&self.store, held).await?,
-            None => HashSet::new(),
-        };
-        let feed = agreed.feed(feed, resting).await?;
+        let acquaintance = passage.acquaintance().await;
+        let dock = passage.dock(meter.clone(), &acquaintance);
+        let mut opened = passage.open(&dock, acquaintance, meter.clone(), &own_records, stop.clone()).await?;
         let mut watching = JoinSet::new();
-        watching.spawn(tell_progress(held.record.id.clone(), meter, self.events.clone()));
-        let mut outcome = agreed.deliver(&engine, &beside, feed).await.map_err(app::Error::from);
+        watching.spawn(tell_progress(self.id().clone(), meter, passage.events.clone()));
+        let mut outcome = opened.send(passage, None).await;
         if outcome.is_ok() {
-            outcome = agreed.at_the_end(&beside).await;
+            outcome = opened.at_the_end().await;
         }
         watching.shutdown().await;
-        for note in engine.pool().take_notes() {
-            let _ = self.events.send(Event::Note(note)).await;
-        }
-        // An earlier process may have died with temporary files open; this one knows which are of no more use.
-        if held.lease.epoch > 1 && outcome.is_ok() {
-            sweep::after_run(Whose::Earlier, &self.store, held, &engine, options, &self.naming).await;
-        }
-        if outcome.is_err() && transfers::is_lost(&self.store, held).await.unwrap_or(false) {
-            sweep::after_run(Whose::Own, &self.store, held, &engine, options, &self.naming).await;
-        }
-        engine.pool().close().await;
-        self.remember(&engine).await;
-        tally.merge(ledger.tally());
-        besides.companions = companions.tally();
+        opened.settle(passage, outcome.is_ok()).await;
+        dock.pool().close().await;
+        let (files, companions) = opened.tallies();
+        tally.merge(files);
+        besides.companions = companions;
         if outcome.is_ok() {
-            agreed.originals(stop, besides).await?;
+            opened.originals(besides).await?;
         }
         outcome
-    }
-
-    /// What earlier looks at this server have shown; what that means is said before anything is sent.
-    async fn known(&self) -> Option<model::Profile> {
-        let known = profiles::load(&self.store, &self.destination.key).await;
-        let known = known.inspect_err(|error| tracing::warn!(error = %error.message, "the profile cannot be read")).ok().flatten()?;
-        for warning in profiles::warnings(&known, &self.spec.options, Timestamp::now()) {
-            let _ = self.events.send(Event::Note(warning)).await;
-        }
-        Some(known)
-    }
-
-    /// Keeps what this run found out. What has changed since the last look is said; it never makes a copy fail.
-    async fn remember(&self, engine: &Engine) {
-        if self.destination.endpoint.protocol == model::Protocol::File {
-            return;
-        }
-        let Some(newer) = profiles::learned(&self.destination.key, &engine.learned(), Timestamp::now()) else { return };
-        match profiles::observe(&self.store, newer).await {
-            Ok((_, drift)) => {
-                for text in profiles::drift_notes(&drift) {
-                    let _ = self.events.send(Event::Note(text)).await;
-                }
-            }
-            Err(error) => tracing::warn!(error = %error.message, "what was learnt of the server could not be kept"),
-        }
-    }
-
-    /// Lists the source into the manifest. Keys that cannot have a name fail here, before anything is connected.
-    async fn list(&self, held: &Held, tally: &mut Tally, stop: &CancellationToken) -> app::Result<(Totals, Counts)> {
-        let mut manifest = Manifest::open(&self.store, held, &self.naming, &self.spec.options).await?;
-        let mut counts = Counts::default();
-        let mut objects = match &self.round {
-            Some(round) => self.chooser.given(&self.source, round.objects.clone()),
-            None => self.chooser.objects(&self.source),
-        };
-        let mut unnamed = 0;
-        while let Some(page) = objects.next(&mut counts).await? {
-            if stop.is_cancelled() {
-                return Err(app::Error::new(ErrorClass::Cancelled, "stopped while listing"));
-            }
-            for object in page {
-                let Some(bad) = manifest.add(object, Timestamp::now()).await? else { continue };
-                tally.count_failure(ErrorClass::DestNameInvalid);
-                unnamed += 1;
-                let report = FileReport {
-                    v: 1,
-                    kind: "file",
-                    transfer_id: held.record.id.clone(),
-                    file: FileNumber(u32::MAX - unnamed + 1),
-                    status: FileState::Failed,
-                    key: bad.key.to_string(),
-                    path: String::new(),
-                    size: bad.size,
-                    error: Some(ErrorReport::new(ErrorClass::DestNameInvalid, bad.error.to_string())),
-                    kept: None,
-                    verification: None,
-                    seconds: 0.0,
-                };
-                let _ = self.events.send(Event::File(report)).await;
-            }
-        }
-        if self.round.as_ref().is_some_and(|round| round.in_part) {
-            manifest = manifest.in_part();
-        }
-        let totals = manifest.complete(Timestamp::now()).await?;
-        Ok((totals, counts))
-    }
-
-    /// The totals of a manifest that an earlier run completed.
-    async fn recorded(&self, held: &Held) -> app::Result<Totals> {
-        let counts = self.store.counts(&held.record.id).await?;
-        let done = counts.iter().filter(|c| c.state.is_success());
-        Ok(Totals {
-            files: counts.iter().map(|c| c.files).sum(),
-            bytes: counts.iter().map(|c| c.bytes).sum(),
-            done_files: done.clone().map(|c| c.files).sum(),
-            done_bytes: done.map(|c| c.bytes).sum(),
-        })
-    }
-
-    async fn tell_plan(&self, held: &Held, totals: Totals, counts: Counts) {
-        let mut plan = plan_report(self.spec, totals.files, totals.bytes, &counts);
-        plan.transfer_id = held.record.id.clone();
-        plan.run = held.record.run;
-        plan.resumed = held.resumed;
-        let _ = self.events.send(Event::Plan(plan)).await;
-    }
-}
-
-pub(crate) fn plan_report(spec: &CopySpec, files: u64, bytes: u64, counts: &Counts) -> PlanReport {
-    PlanReport {
-        v: 1,
-        kind: "plan",
-        transfer_id: TransferId::from_random([0; 10]),
-        run: 1,
-        resumed: false,
-        source: spec.source.clone(),
-        destination: spec.destination.clone(),
-        files,
-        bytes,
-        excluded: counts.excluded,
-        folder_markers: counts.folder_markers.clone(),
-        files_direct: counts.by_strategy[0],
-        files_chunked: counts.by_strategy[1],
-        files_parallel: counts.by_strategy[2],
-        verify: spec.options.least_proof().to_string(),
-        proof_bytes: counts.proof_bytes,
-        if_exists: spec.options.if_exists.to_string(),
-        publish: spec.options.publish.to_string(),
-        companions: files * spec.options.sidecars.len() as u64
-            + if files > 0 { u64::from(spec.options.manifest.is_some()) + u64::from(spec.options.done.is_some()) } else { 0 },
-        order: spec.options.order.map(|order| order.to_string()),
-        after: spec.options.after.to_string(),
-        dry_run: false,
-        listing: Vec::new(),
-        more: 0,
-        known: None,
-    }
-}
-
-/// Which of the three counters a size belongs to.
-pub(crate) fn strategy_index(spec: &app::Options, size: u64) -> usize {
-    match spec.thresholds.strategy(ByteCount(size)) {
-        Strategy::Direct => 0,
-        Strategy::Chunked => 1,
-        Strategy::Parallel => 2,
-    }
-}
-
-fn wishes(options: &app::Options) -> Wishes {
-    Wishes {
-        if_exists: options.if_exists,
-        publish: options.publish,
-        verify: options.least_proof(),
-        digests: DigestSet::from_list(&options.wanted_digests()),
-        resend: options.resend,
-        preserve_time: options.preserve_time,
-        permissions: options.chmod,
-        make_directories: options.mkdir != Mkdir::Never,
-        make_root: options.mkdir == Mkdir::All,
-    }
-}
-
-fn tuning(options: &app::Options) -> Tuning {
-    Tuning {
-        connections: options.connections.map(|n| n.max(1) as usize),
-        transfers: options.transfers.max(1) as usize,
-        lanes: options.lanes.max(1) as usize,
-        range_size: options.chunk_size.get(),
-        budget: options.buffer.get(),
-        bandwidth: options.bwlimit.clone(),
-        backoff: Backoff { attempts: options.retries.max(1), ..Backoff::default() },
-        thresholds: options.thresholds,
     }
 }
 

@@ -1,29 +1,23 @@
 //! `--dry-run`: lists and plans, connects to no destination and records nothing; it tells what is known of the server.
 
 use app::event::{PlannedFile, Summary};
-use app::transfers::Naming;
-use app::{CopySpec, Event, forecast, profiles};
+use app::{Event, forecast, profiles};
 use jiff::Timestamp;
 use model::{Protocol, TransferState};
 use tokio::sync::mpsc;
 
-use crate::copy::{blank_summary, plan_report};
-use crate::open::{self, DestinationSide, SourceSide};
-use crate::select::{Chooser, Counts};
+use crate::copy::blank_summary;
+use crate::ends::Ends;
+use crate::open;
+use crate::passage::plan_report;
+use crate::select::Counts;
 use crate::{Failure, Place};
 
 /// Files shown; more are counted.
 const SHOWN: u64 = 1_000;
 
-pub async fn dry_run(
-    place: &Place,
-    spec: &CopySpec,
-    source: &SourceSide,
-    destination: &DestinationSide,
-    naming: &Naming,
-    chooser: &Chooser,
-    events: mpsc::Sender<Event>,
-) -> Result<Summary, Failure> {
+pub(crate) async fn dry_run(place: &Place, ends: &Ends, events: mpsc::Sender<Event>) -> Result<Summary, Failure> {
+    let Ends { spec, source, destination, naming, chooser } = ends;
     let mut counts = Counts::default();
     let mut objects = chooser.objects(source);
     let (mut files, mut bytes, mut largest, mut listing, mut failed, mut shown) = (0, 0, 0, Vec::new(), 0, 0u64);

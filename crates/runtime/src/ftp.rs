@@ -113,6 +113,7 @@ mod tests {
             ssh_agent: None,
             lease: app::transfers::LEASE,
             prompt: prompt.map(|answer| Arc::new(move |_: &str| Some(Credential::new(answer))) as _),
+            sealed: None,
         }
     }
 

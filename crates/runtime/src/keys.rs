@@ -6,10 +6,12 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use app::tasks::SessionKey;
 use data_encoding::BASE64;
 use model::receipt::SigningKey;
 
 const KEY: &str = "receipt-key";
+const SESSION_KEY: &str = "session-key";
 const TRUST: &str = "trusted-receipt-keys";
 const SEED_BYTES: usize = 32;
 /// A trust file is written by people; anything larger is another file.
@@ -49,9 +51,19 @@ pub struct Rotated {
 
 /// The signing key; made at the first call, exactly once even when two processes start together.
 pub fn load_or_create(state: &Path) -> Result<SigningKey, KeyError> {
-    let path = state.join(KEY);
-    if let Some(key) = load(&path)? {
-        return Ok(key);
+    let seed = seed_or_create(state, KEY)?;
+    SigningKey::from_seed(&seed).map_err(|e| fail(&state.join(KEY), e))
+}
+
+/// What the sessions of this machine's service are made with.
+pub(crate) fn session_key(state: &Path) -> Result<SessionKey, KeyError> {
+    seed_or_create(state, SESSION_KEY).map(|seed| SessionKey::new(&seed))
+}
+
+fn seed_or_create(state: &Path, name: &str) -> Result<[u8; SEED_BYTES], KeyError> {
+    let path = state.join(name);
+    if let Some(seed) = load_seed(&path)? {
+        return Ok(seed);
     }
     let fresh = write_fresh(state)?;
     // A link takes the name only if it is free, so the first of two processes wins and both use its key.
@@ -62,7 +74,7 @@ pub fn load_or_create(state: &Path) -> Result<SigningKey, KeyError> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         Err(e) => return Err(fail(&path, format!("cannot be created: {e}"))),
     }
-    load(&path)?.ok_or_else(|| fail(&path, "vanished right after it was created"))
+    load_seed(&path)?.ok_or_else(|| fail(&path, "vanished right after it was created"))
 }
 
 /// The signing key if there is one.
@@ -140,6 +152,11 @@ pub fn public_text(key: &SigningKey) -> String {
 }
 
 fn load(path: &Path) -> Result<Option<SigningKey>, KeyError> {
+    let seed = load_seed(path)?;
+    seed.map(|seed| SigningKey::from_seed(&seed).map_err(|e| fail(path, e))).transpose()
+}
+
+fn load_seed(path: &Path) -> Result<Option<[u8; SEED_BYTES]>, KeyError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -148,14 +165,14 @@ fn load(path: &Path) -> Result<Option<SigningKey>, KeyError> {
     let metadata = file.metadata().map_err(|e| fail(path, e))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(fail(path, format!("the signing key may be read by others (mode {mode:04o}); run `chmod 600`, and rotate it")));
+        return Err(fail(path, format!("the key may be read by others (mode {mode:04o}); run `chmod 600`, and rotate it")));
     }
     if metadata.len() != SEED_BYTES as u64 {
-        return Err(fail(path, format!("a signing key has {SEED_BYTES} bytes, this has {}", metadata.len())));
+        return Err(fail(path, format!("a key has {SEED_BYTES} bytes, this has {}", metadata.len())));
     }
     let mut seed = [0; SEED_BYTES];
     file.read_exact(&mut seed).map_err(|e| fail(path, format!("cannot be read: {e}")))?;
-    SigningKey::from_seed(&seed).map(Some).map_err(|e| fail(path, e))
+    Ok(Some(seed))
 }
 
 /// A new seed under a name of its own, on disk before it gets the real one.

@@ -1,27 +1,37 @@
 //! The loops: opens what a spec names, drives the engine over the manifest, keeps leases alive.
 //! Everything the command line does goes through the functions here.
 
+mod admission;
 mod attach;
 mod browse;
 mod clean;
 mod contract;
 mod copy;
+mod docks;
 mod dry_run;
+mod ends;
 mod ftp;
+mod handler;
+mod harbour;
 mod history;
 mod inbox;
 pub mod keys;
 mod netrc;
 mod open;
+mod outbox;
 mod outlook;
+mod passage;
 mod process;
 pub mod rclone;
 mod rehearse;
 mod round;
 mod scratch;
+pub mod sealing;
 pub mod secret;
 mod select;
+mod service;
 mod sweep;
+mod sweeper;
 mod watch;
 
 use std::path::PathBuf;
@@ -34,13 +44,17 @@ pub use clean::{abandon, clean};
 pub use copy::{copy, resume};
 pub use history::{Explained, explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
-pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile};
+pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile, try_connector};
+pub use service::{NotifierKind, Service, ServiceSettings};
 use store::{Store, TransferRecord};
 use tokio_util::sync::CancellationToken;
 pub use watch::{WatchMode, Watched, watch};
 
 /// Asks a person for a secret; `None` when nobody answers.
 pub type Ask = dyn Fn(&str) -> Option<Credential> + Send + Sync;
+
+/// Opens a secret that the service keeps; the error names the secret only.
+pub type Sealed = dyn Fn(&str) -> Result<Credential, String> + Send + Sync;
 
 /// Where state lives and who is asked. Read from the environment once, by the binary.
 #[derive(Clone)]
@@ -54,6 +68,8 @@ pub struct Place {
     pub lease: jiff::SignedDuration,
     /// Asks on the terminal; `None` never asks.
     pub prompt: Option<Arc<Ask>>,
+    /// Opens `local:NAME`; `None` outside the service.
+    pub sealed: Option<Arc<Sealed>>,
 }
 
 impl std::fmt::Debug for Place {
@@ -118,7 +134,7 @@ impl Place {
 pub(crate) fn secret(reference: &str, what: &str, place: &Place) -> Result<Credential, Failure> {
     let reference: secret::Reference = reference.parse().map_err(|e: secret::SecretError| Failure::usage(e.to_string()))?;
     let ask = || place.prompt.as_ref().and_then(|ask| ask(&format!("Password for {what}: ")));
-    reference.resolve(ask).map_err(|e| Failure::of(ErrorClass::DestAuth, e.to_string()))
+    reference.resolve(ask, place.sealed.as_deref()).map_err(|e| Failure::of(ErrorClass::DestAuth, e.to_string()))
 }
 
 pub(crate) fn stored_spec(record: &TransferRecord) -> Result<CopySpec, Failure> {

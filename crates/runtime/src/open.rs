@@ -29,7 +29,7 @@ pub struct SourceSide {
 }
 
 /// Where it goes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DestinationSide {
     pub connector: Arc<dyn Connector>,
     pub endpoint: Endpoint,
@@ -56,11 +56,7 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
                 stall_timeout: options.stall_timeout,
                 ..S3Config::new(bucket)
             };
-            let source = Arc::new(S3Source::connect(config).await?);
-            let directory = text.is_empty() || text.ends_with('/');
-            let single =
-                (!directory).then(|| ObjectKey::new(text.clone())).transpose().map_err(|e| Failure::usage(format!("{url}: {e}")))?;
-            Ok(SourceSide { source, prefix: if directory { text } else { String::new() }, single })
+            below(Arc::new(S3Source::connect(config).await?), url, text)
         }
         Location::File { path, directory } => {
             let local = PathBuf::from(path.as_str());
@@ -73,6 +69,13 @@ pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: 
         }
         Location::Server { .. } => Err(Failure::usage(format!("{url} cannot be a source; copy reads from s3:// and file://"))),
     }
+}
+
+/// One key of a bucket, or everything below a prefix.
+pub fn below(source: Arc<dyn Source>, url: &str, text: String) -> Result<SourceSide, Failure> {
+    let directory = text.is_empty() || text.ends_with('/');
+    let single = (!directory).then(|| ObjectKey::new(text.clone())).transpose().map_err(|e| Failure::usage(format!("{url}: {e}")))?;
+    Ok(SourceSide { source, prefix: if directory { text } else { String::new() }, single })
 }
 
 pub fn access_key(reference: &str) -> Result<AccessKey, Failure> {

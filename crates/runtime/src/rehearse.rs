@@ -1,12 +1,14 @@
 //! `probe` and `rehearse`: drives the steps on a server, clears up whatever happens, and keeps the profile.
 
+use app::connectors::ConnectorSettings;
 use app::letter::{Sender, letter};
 use app::logins::StoreLogins;
 use app::profiles;
-use app::{CopySpec, Event, ServerSettings, TlsMinimum};
+use app::{CopySpec, Event, S3Settings, ServerSettings, TlsMinimum};
 use jiff::Timestamp;
 use model::{Ability, Credential, Drift, Endpoint, ErrorClass, Location, Observer, Profile, Protocol, RemotePath};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use transfer::error::chain;
 use transfer::port::Logins as _;
 pub use transfer::rehearse::Depth;
@@ -16,6 +18,9 @@ use transfer::{Connection, ErrorKind};
 use crate::open::{self, DestinationSide, Login};
 use crate::scratch::{self, Rehearsals};
 use crate::{Control, Failure, Place};
+
+/// Notes of a look that nobody has read yet.
+const NOTES: usize = 64;
 
 /// What is asked of a rehearsal, besides the destination.
 #[derive(Debug, Clone)]
@@ -119,6 +124,44 @@ pub async fn rehearse(
     let sender = sender(&side, &spec.server, &profile, &directory, place).await;
     let letter = letter(&profile, &side.endpoint, &sender);
     Ok(Rehearsed { profile, drift, letter })
+}
+
+/// The quick look at a connector of the service, with what there is to say besides the profile.
+pub async fn try_connector(
+    place: &Place,
+    settings: &ConnectorSettings,
+    stop: CancellationToken,
+) -> Result<(Rehearsed, Vec<String>), Failure> {
+    let spec = CopySpec {
+        source: String::new(),
+        destination: settings.url.clone(),
+        s3: S3Settings::default(),
+        server: settings.server.clone(),
+        options: settings.options.clone(),
+    };
+    let (events, mut told) = mpsc::channel(NOTES);
+    let control = Control { stop, ..Control::default() };
+    let wish = RehearseWish { depth: Depth::Probe, directory: None };
+    let look = rehearse(place, &settings.url, &spec, None, wish, events, control);
+    tokio::pin!(look);
+    let mut notes = Vec::new();
+    let outcome = loop {
+        tokio::select! {
+            Some(event) = told.recv() => notes.extend(note_of(event)),
+            outcome = &mut look => break outcome,
+        }
+    };
+    while let Ok(event) = told.try_recv() {
+        notes.extend(note_of(event));
+    }
+    Ok((outcome?, notes))
+}
+
+fn note_of(event: Event) -> Option<String> {
+    match event {
+        Event::Note(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// Removes what killed rehearsals left; then nobody needs to know of them any more.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use model::Credential;
 
+use crate::Sealed;
 use crate::rclone::SecretPlace;
 
 /// A password longer than this is a wrong file.
@@ -16,6 +17,8 @@ pub enum Reference {
     Prompt,
     /// A value in rclone.conf.
     Rclone(SecretPlace),
+    /// A value that the service keeps sealed.
+    Local(String),
 }
 
 /// Names the reference, never what it led to.
@@ -28,6 +31,9 @@ pub enum SecretError {
     Unreadable(PathBuf, String),
     NoTerminal,
     Rclone(String),
+    /// Only the service has sealed secrets.
+    NotHere(String),
+    Sealed(String),
 }
 
 impl std::fmt::Display for SecretError {
@@ -37,7 +43,10 @@ impl std::fmt::Display for SecretError {
             Self::NotYet(scheme) => write!(f, "{scheme} is not in this version; use env:NAME, file:PATH or prompt"),
             Self::Unset(name) => write!(f, "the environment variable {name} is not set or is empty"),
             Self::Unreadable(path, why) => write!(f, "{} cannot be used as a password file: {why}", path.display()),
-            Self::Rclone(why) => f.write_str(why),
+            Self::Rclone(why) | Self::Sealed(why) => f.write_str(why),
+            Self::NotHere(name) => {
+                write!(f, "local:{name} is a secret of the service, for its connectors; here write env:NAME, file:PATH or prompt")
+            }
             Self::NoTerminal => f.write_str("there is no terminal to ask for a password on; use env:NAME or file:PATH"),
         }
     }
@@ -54,7 +63,7 @@ impl std::str::FromStr for Reference {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
             Some(("rclone", rest)) => SecretPlace::parse(rest).map(Self::Rclone).ok_or(SecretError::NotReference),
-            Some(("local", _)) => Err(SecretError::NotYet("local:")),
+            Some(("local", name)) if !name.is_empty() => Ok(Self::Local(name.to_owned())),
             Some(("aws-sm", _)) => Err(SecretError::NotYet("aws-sm:")),
             Some(("aws-ssm", _)) => Err(SecretError::NotYet("aws-ssm:")),
             _ => Err(SecretError::NotReference),
@@ -63,8 +72,9 @@ impl std::str::FromStr for Reference {
 }
 
 impl Reference {
-    /// Fetches the secret. `prompt` asks a person, and answers `None` where nobody can be asked.
-    pub fn resolve(&self, prompt: impl FnOnce() -> Option<Credential>) -> Result<Credential, SecretError> {
+    /// Fetches the secret. `prompt` asks a person, and answers `None` where nobody can be asked; `sealed` opens what the
+    /// service keeps.
+    pub fn resolve(&self, prompt: impl FnOnce() -> Option<Credential>, sealed: Option<&Sealed>) -> Result<Credential, SecretError> {
         match self {
             Self::Environment(name) => match std::env::var(name) {
                 Ok(text) if !text.is_empty() => Ok(Credential::new(text)),
@@ -83,6 +93,10 @@ impl Reference {
             }
             Self::Rclone(place) => place.resolve().map_err(SecretError::Rclone),
             Self::Prompt => prompt().ok_or(SecretError::NoTerminal),
+            Self::Local(name) => match sealed {
+                Some(open) => open(name).map_err(SecretError::Sealed),
+                None => Err(SecretError::NotHere(name.clone())),
+            },
         }
     }
 }
@@ -99,7 +113,7 @@ mod tests {
 
     #[test]
     fn references_of_later_versions_are_named_as_such() {
-        for text in ["local:x", "aws-sm:x#y", "aws-ssm:/x"] {
+        for text in ["aws-sm:x#y", "aws-ssm:/x"] {
             assert!(text.parse::<Reference>().unwrap_err().to_string().contains("not in this version"));
         }
     }
@@ -108,14 +122,23 @@ mod tests {
     fn a_file_gives_its_text_without_the_last_line_break() {
         let path = std::env::temp_dir().join(format!("fileferry-secret-{}", std::process::id()));
         std::fs::write(&path, " p w \n").unwrap();
-        let secret = Reference::File(path.clone()).resolve(|| None).unwrap();
+        let secret = Reference::File(path.clone()).resolve(|| None, None).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(secret.expose(), " p w ");
-        assert!(Reference::File(path).resolve(|| None).is_err());
+        assert!(Reference::File(path).resolve(|| None, None).is_err());
+    }
+
+    #[test]
+    fn a_sealed_secret_is_opened_by_the_service_and_by_nothing_else() {
+        let reference: Reference = "local:partner".parse().unwrap();
+        let open = |name: &str| Ok(Credential::new(format!("value of {name}")));
+        assert_eq!(reference.resolve(|| None, Some(&open)).unwrap().expose(), "value of partner");
+        assert!(reference.resolve(|| None, None).unwrap_err().to_string().contains("a secret of the service"));
+        assert_eq!("local:".parse::<Reference>(), Err(SecretError::NotReference));
     }
 
     #[test]
     fn nobody_is_asked_without_a_terminal() {
-        assert_eq!(Reference::Prompt.resolve(|| None), Err(SecretError::NoTerminal));
+        assert_eq!(Reference::Prompt.resolve(|| None, None), Err(SecretError::NoTerminal));
     }
 }

@@ -4,8 +4,8 @@ use std::io::BufRead;
 
 use app::Options;
 use app::transfers::Naming;
-use model::ErrorClass;
-use transfer::select::{Decision, Selection, files_from};
+use model::{ErrorClass, ObjectKey};
+use transfer::select::{Decision, Selection, Wanted, files_from};
 use transfer::source::{ListingOptions, Object, Pages};
 
 use crate::Failure;
@@ -50,6 +50,7 @@ impl Chooser {
     pub fn objects<'a>(&'a self, source: &'a SourceSide) -> Objects<'a> {
         let from = match (&source.single, &self.options.files_from) {
             (Some(_), _) => From::Single,
+            (None, _) if !self.options.keys.is_empty() => From::Named(0),
             (None, Some(list)) => From::List { path: list.clone(), lines: None },
             (None, None) => From::Pages(source.source.list(ListingOptions { prefix: source.prefix.clone(), delimited: false })),
         };
@@ -57,7 +58,7 @@ impl Chooser {
     }
 
     fn count(&self, object: &Object, counts: &mut Counts) {
-        counts.by_strategy[crate::copy::strategy_index(&self.options, object.size)] += 1;
+        counts.by_strategy[crate::passage::strategy_index(&self.options, object.size)] += 1;
         counts.proof_bytes += proof_estimate(&self.options, object.size);
     }
 
@@ -100,9 +101,14 @@ fn proof_estimate(options: &Options, size: u64) -> u64 {
 
 enum From<'a> {
     Single,
-    List { path: String, lines: Option<Box<dyn BufRead + Send>> },
+    List {
+        path: String,
+        lines: Option<Box<dyn BufRead + Send>>,
+    },
     Pages(Box<dyn Pages + 'a>),
     Given(Vec<Object>),
+    /// The keys of the request from this one on.
+    Named(usize),
 }
 
 /// The chosen objects in pages.
@@ -129,10 +135,11 @@ impl Objects<'_> {
                 Ok(Some(page.objects.into_iter().filter(|o| self.chooser.take(o, counts)).collect()))
             }
             Some(From::List { path, lines }) => self.listed(path, lines, counts).await,
+            Some(From::Named(from)) => self.named(from, counts).await,
         }
     }
 
-    async fn single(&self, counts: &mut Counts) -> app::Result<Vec<Object>> {
+    async fn single(&mut self, counts: &mut Counts) -> app::Result<Vec<Object>> {
         let Some(key) = &self.source.single else { return Ok(Vec::new()) };
         let pin = match self.source.source.pin(key, None).await {
             Ok(pin) => pin,
@@ -143,7 +150,7 @@ impl Objects<'_> {
         };
         let object = Object { key: pin.key, size: pin.size, etag: pin.etag, version: pin.version, modified: pin.modified, archived: false };
         // A single key was named; filters and folder rules are for many.
-        counts.by_strategy[crate::copy::strategy_index(&self.chooser.options, object.size)] += 1;
+        counts.by_strategy[crate::passage::strategy_index(&self.chooser.options, object.size)] += 1;
         counts.proof_bytes += proof_estimate(&self.chooser.options, object.size);
         Ok(vec![object])
     }
@@ -169,6 +176,27 @@ impl Objects<'_> {
         if wanted.is_empty() {
             return Ok(None);
         }
+        let objects = self.looked_up(&wanted, counts).await?;
+        self.from = Some(From::List { path, lines: Some(reader) });
+        Ok(Some(objects))
+    }
+
+    /// The next keys of the request. One that is missing is an error: somebody expected it.
+    async fn named(&mut self, from: usize, counts: &mut Counts) -> app::Result<Option<Vec<Object>>> {
+        let keys: Vec<&String> = self.chooser.options.keys.iter().skip(from).take(1_000).collect();
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let bad = |key: &str, e: model::ObjectKeyError| app::Error::new(ErrorClass::SourceMissing, format!("{key}: {e}"));
+        let wanted: Vec<Wanted> = keys
+            .iter()
+            .map(|key| Ok(Wanted { key: ObjectKey::new(key.as_str()).map_err(|e| bad(key, e))?, version: None }))
+            .collect::<app::Result<_>>()?;
+        self.from = Some(From::Named(from + keys.len()));
+        self.looked_up(&wanted, counts).await.map(Some)
+    }
+
+    async fn looked_up(&mut self, wanted: &[Wanted], counts: &mut Counts) -> app::Result<Vec<Object>> {
         let mut objects = Vec::with_capacity(wanted.len());
         for group in wanted.chunks(LOOKED_UP_AT_ONCE) {
             let pins = group.iter().map(|w| self.source.source.pin(&w.key, w.version.as_deref()));
@@ -181,7 +209,6 @@ impl Objects<'_> {
                 }
             }
         }
-        self.from = Some(From::List { path, lines: Some(reader) });
-        Ok(Some(objects))
+        Ok(objects)
     }
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 
 const INPUTS: u64 = 100_000;
+/// Another number of inputs, for a longer search.
+const MORE: &str = "FILEFERRY_FUZZ_INPUTS";
 const LONGEST: usize = 400;
 
 /// xorshift64*: the same inputs on every machine.
@@ -65,7 +67,8 @@ pub fn feed(target: &str, entry: fn(&[u8])) {
     assert!(seeds.len() >= 4, "{} holds seeds", folder.display());
     seeds.iter().for_each(|seed| entry(seed));
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for turn in 0..INPUTS {
+    let inputs = std::env::var(MORE).map_or(INPUTS, |text| text.parse().expect("a number of inputs"));
+    for turn in 0..inputs {
         let input = if turn % 5 == 0 {
             dice.bytes()
         } else {

@@ -101,6 +101,8 @@ pub struct Entry {
 pub enum OpenMode {
     /// Create; an existing name is `dest_exists`.
     CreateNew,
+    /// Create under a name that nobody has but us, and we not yet: where a look would cost, nobody looks.
+    CreateOwn,
     /// Open what is there, without truncating it; see `Connection::open` for a missing name.
     Existing,
     /// Create or empty: only for publishing in place, when the user chose that.
@@ -132,6 +134,10 @@ pub enum RenameMode {
 pub trait Connector: Send + Sync + std::fmt::Debug {
     /// Where this connector leads, with the port and user really used.
     fn endpoint(&self) -> &Endpoint;
+
+    /// So many more sessions will be wanted as soon as the first one is logged in. Over a long way a connector may begin them
+    /// with what comes before the login, in which nothing of the user is told.
+    fn expect(&self, _sessions: usize) {}
 
     /// Opens one session. The host is proved before any credential is sent.
     /// Errors: `dest_unreachable`, `dest_host_key`, `dest_tls`, `dest_auth`, `dest_protocol`, `network_stalled`.

@@ -1,5 +1,6 @@
 //! Progress: counters that anyone may read at any time. Lossy by nature and never in the data path.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
@@ -19,6 +20,8 @@ pub struct Meter {
     active: [AtomicU64; STEPS.len()],
     connections: AtomicU64,
     retries: AtomicU64,
+    /// Counts what several of its kind do together.
+    whole: Option<Arc<Meter>>,
 }
 
 /// What a file is going through.
@@ -55,6 +58,11 @@ pub struct Snapshot {
 }
 
 impl Meter {
+    /// A part of what `whole` counts: work done here shows there too, and the connections of all are shown here.
+    pub fn part_of(whole: Arc<Meter>) -> Self {
+        Self { whole: Some(whole), ..Self::default() }
+    }
+
     pub fn expect(&self, files: u64, bytes: u64) {
         self.files_total.fetch_add(files, Relaxed);
         self.bytes_total.fetch_add(bytes, Relaxed);
@@ -62,6 +70,9 @@ impl Meter {
 
     pub fn sent(&self, bytes: u64) {
         self.bytes_sent.fetch_add(bytes, Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.sent(bytes);
+        }
     }
 
     pub fn done(&self, bytes: u64) {
@@ -80,6 +91,9 @@ impl Meter {
     pub fn file_finished(&self, success: bool) {
         let counter = if success { &self.files_done } else { &self.files_failed };
         counter.fetch_add(1, Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.file_finished(success);
+        }
     }
 
     pub fn retried(&self) {
@@ -107,7 +121,7 @@ impl Meter {
             bytes_done: self.bytes_done.load(Relaxed),
             bytes_sent: self.bytes_sent.load(Relaxed),
             bytes_proved: self.bytes_proved.load(Relaxed),
-            connections: self.connections.load(Relaxed),
+            connections: self.whole.as_deref().unwrap_or(self).connections.load(Relaxed),
             retries: self.retries.load(Relaxed),
             step: busiest.map_or("", |((_, name), _)| name),
         }

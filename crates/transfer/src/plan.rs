@@ -7,6 +7,10 @@ use crate::{Capabilities, Error, ErrorKind, Result, Subject};
 
 /// Files from this size may use several connections where offset writes work.
 pub const PARALLEL_FROM: u64 = 64 << 20;
+/// From so many connections on the line is far, where one of them has little in flight: smaller files use them all too, and
+/// whatever their number, each connection always has something to carry.
+pub const FAR_CONNECTIONS: u64 = 3;
+pub const FAR_PARALLEL_FROM: u64 = 8 << 20;
 /// `auto` reads back whole files up to this size, above it samples.
 pub const READ_BACK_UP_TO: u64 = 1 << 30;
 
@@ -38,11 +42,16 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// The size from which on a file travels over all of so many connections.
+pub fn parallel_from(connections: u64) -> u64 {
+    if connections >= FAR_CONNECTIONS { FAR_PARALLEL_FROM } else { PARALLEL_FROM }
+}
+
 /// Decides how one file travels and how it is proved.
 pub fn plan(question: &Question<'_>) -> Result<Plan> {
     let Question { size, capabilities, .. } = *question;
     let strategy = question.thresholds.strategy(ByteCount(size));
-    let wide = capabilities.offset_writes && size >= PARALLEL_FROM;
+    let wide = capabilities.offset_writes && size >= parallel_from(question.connections);
     let connections = if wide { question.connections.max(1) } else { 1 };
     let mut notes = Vec::new();
 
@@ -190,6 +199,15 @@ mod tests {
         let plan = plan(&ask(1, "server-hash", &md5_only)).unwrap();
         assert!(plan.digests.md5);
         assert_eq!(plan.server_hash, Some(Algorithm::Md5));
+    }
+
+    // Mutation: `parallel_from` knows one size.
+    #[test]
+    fn over_a_far_line_smaller_files_use_every_connection() {
+        let able = able();
+        let connections = |size, connections| plan(&Question { connections, ..ask(size, "auto", &able) }).unwrap().connections;
+        assert_eq!((connections(32 << 20, 2), connections(64 << 20, 2)), (1, 2));
+        assert_eq!((connections(32 << 20, 4), connections(4 << 20, 4)), (4, 1));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::error::chain;
 use crate::meter::Meter;
 use crate::port::Logins;
-use crate::{Connection, Connector, Error, ErrorKind, Result, Subject};
+use crate::{Connection, Connector, Error, ErrorKind, Result, Subject, plan};
 
 /// From this round trip on a server counts as far: one TCP window no longer fills the line.
 const FAR: Duration = Duration::from_millis(10);
@@ -27,6 +27,12 @@ pub fn first_connections(round_trip: Duration, one_file_each: bool, wanted: Opti
     if one_file_each { usual.min(lanes).min(wanted.unwrap_or(lanes)) } else { wanted.unwrap_or(usual) }
 }
 
+/// Whether a file of this size travels over all of so many connections of a far line.
+fn is_wide(size: u64, connections: usize) -> bool {
+    let connections = connections as u64;
+    connections >= plan::FAR_CONNECTIONS && size >= plan::parallel_from(connections)
+}
+
 /// Where a connection serves one file at a time, their number doubles while that brings at least so much more…
 const WORTH_IT: f64 = 1.15;
 /// …judged after so long, and at least so many round trips.
@@ -38,6 +44,10 @@ const FILE_COST: u64 = 64 << 10;
 /// same server would otherwise spend the breaker's patience in a moment.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// A connection has 2 MiB in flight; with so much it never waits for the next range. Of ranges above half of it two are enough.
+const ENOUGH: u64 = 3 << 20;
+/// The parts in which that is counted.
+const LOAD: u32 = 24;
 /// So many files share a connection before another one is opened.
 const SPREAD: usize = 4;
 /// A large file waits so long for a connection that it has for itself, then it goes on over a shared one.
@@ -117,6 +127,8 @@ struct Member {
     connection: Arc<dyn Connection>,
     users: Mutex<usize>,
     lost: AtomicBool,
+    /// What is left of `LOAD`.
+    load: Arc<Semaphore>,
     /// Another connection was lost: this one is asked before it is given to anybody again.
     doubtful: AtomicBool,
 }
@@ -139,6 +151,13 @@ impl Deref for Seat {
 impl Seat {
     pub fn id(&self) -> u64 {
         self.member.id
+    }
+
+    /// The right to load this connection with a range of this size, until it is confirmed. One that has enough takes no more
+    /// while others stand idle.
+    pub async fn load(&self, size: u64) -> OwnedSemaphorePermit {
+        let share = (size * u64::from(LOAD)).div_ceil(ENOUGH.max(2 * size).max(1)).max(1) as u32;
+        self.member.load.clone().acquire_many_owned(share).await.expect("it is never closed")
     }
 
     /// The connection is gone; nobody else shall get it.
@@ -221,53 +240,58 @@ impl Pool {
 
     /// A place on the least busy connection, opening one where that helps.
     pub async fn seat(self: &Arc<Self>) -> Result<Seat> {
-        self.seat_among(SPREAD).await
+        self.seat_among(None).await
     }
 
-    /// A place for a large file: on a connection of its own as long as more of them may be opened. Several that share one share
-    /// what one connection has in flight, which is little over a far line.
-    pub async fn seat_apart(self: &Arc<Self>) -> Result<Seat> {
-        self.seat_among(1).await
+    /// A place for a large file of this size: on a connection of its own as long as more of them may be opened. Several that
+    /// share one share what one connection has in flight, which is little over a far line. A file that will travel over all
+    /// of them begins on whichever there is.
+    pub async fn seat_apart(self: &Arc<Self>, size: u64) -> Result<Seat> {
+        self.seat_among(Some(size)).await
     }
 
-    /// Where so many files have the least busy connection, another one is opened.
-    async fn seat_among(self: &Arc<Self>, files: usize) -> Result<Seat> {
+    async fn seat_among(self: &Arc<Self>, large: Option<u64>) -> Result<Seat> {
         loop {
-            let seat = self.any_seat(files).await?;
+            let seat = self.any_seat(large).await?;
             if seat.answers().await {
                 return Ok(seat);
             }
         }
     }
 
-    async fn any_seat(self: &Arc<Self>, mut files: usize) -> Result<Seat> {
+    async fn any_seat(self: &Arc<Self>, mut large: Option<u64>) -> Result<Seat> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (seat, grow) = {
+            let (seat, grow, apart) = {
                 let mut state = self.lock();
                 let seat = self.least_busy(&mut state, &[]);
                 if seat.is_none() {
                     self.ramp(&mut state);
                 }
+                // Where so many files have the least busy connection, another one is opened.
+                let files = if large.is_some_and(|size| !is_wide(size, state.target)) { 1 } else { SPREAD };
                 let busy = seat.as_ref().is_none_or(|s| *s.member.users.lock().expect("no panic while holding the lock") > files);
                 let room = state.members.len() + state.opening < state.target;
                 let grow = busy && room && (state.proven || state.opening == 0);
                 if grow {
                     state.opening += 1;
                 }
-                (seat, grow)
+                (seat, grow, files == 1)
             };
+            if grow && seat.is_none() && large.is_some_and(|size| size >= plan::FAR_PARALLEL_FROM) {
+                self.foresee();
+            }
             match (seat, grow) {
-                (Some(seat), true) if files == 1 => {
+                (Some(seat), true) if apart => {
                     drop(seat);
                     let pool = self.clone();
                     // Opened in any case: the next one finds it.
                     let opening = tokio::spawn(async move { pool.open().await });
                     match tokio::time::timeout(OWN_WAIT, opening).await {
                         Ok(Ok(Ok(seat))) => return Ok(seat),
-                        _ => files = SPREAD,
+                        _ => large = None,
                     }
                 }
                 (Some(seat), true) => {
@@ -284,6 +308,15 @@ impl Pool {
                 },
                 (None, false) => changed.await,
             }
+        }
+    }
+
+    /// The first connection is about to be opened for a large file: over a far line others will follow at once.
+    fn foresee(&self) {
+        let state = self.lock();
+        let most = self.wanted.unwrap_or(FAR_CONNECTIONS).min(state.expected.unwrap_or(usize::MAX));
+        if !state.proven && most > 1 {
+            self.connector.expect(most - 1);
         }
     }
 
@@ -350,14 +383,26 @@ impl Pool {
         now.bytes_sent + now.files_done * FILE_COST
     }
 
+    /// Nobody has used it for a while: each session is asked before it is given to anybody again.
+    pub fn rested(&self) {
+        self.lock().members.iter().for_each(|member| member.doubtful.store(true, Relaxed));
+    }
+
+    /// The login or the host was refused, and this pool will not try again.
+    pub fn is_refused(&self) -> bool {
+        self.lock().refused.is_some()
+    }
+
     /// Ends all sessions in good order.
     pub async fn close(&self) {
         let members = std::mem::take(&mut self.lock().members);
-        for member in members {
+        // Together: each takes a round trip or two.
+        let closing = members.iter().map(|member| async {
             if let Err(error) = member.connection.close().await {
                 debug!(error = %chain(&error), "connection did not close in good order");
             }
-        }
+        });
+        futures_util::future::join_all(closing).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -432,6 +477,7 @@ impl Pool {
                     id: state.next_id,
                     connection,
                     users: Mutex::new(1),
+                    load: Arc::new(Semaphore::new(LOAD as usize)),
                     lost: AtomicBool::new(false),
                     doubtful: AtomicBool::new(false),
                 });

@@ -1,5 +1,6 @@
-//! Use cases with a real store: the journal of executions, and processes that are killed.
+//! What the use cases do together with the engine and the store, and processes that are killed.
 
 mod journal;
 mod killed;
 mod killed_child;
+mod vast;

@@ -16,6 +16,7 @@ mod rehearse_killed;
 mod resources;
 mod roads;
 mod semantics;
+mod service;
 mod shop;
 mod sites;
 mod sources;

@@ -177,6 +177,15 @@ async fn a_partner_that_no_file_of_a_round_reaches_is_waited_for_once_and_not_by
     shop.bucket.put("p/a", "a");
     shop.bucket.put("p/b", "b");
     let mut child = shop.start(watching(&shop, &partner, &["--every", "500ms", "--retries", "1"]));
+    let (pid, over) = (child.id(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let watched = over.clone();
+    std::thread::spawn(move || {
+        // A line that never comes ends the test, too.
+        std::thread::sleep(Duration::from_secs(45));
+        if !watched.load(std::sync::atomic::Ordering::SeqCst) {
+            signal(pid, "KILL");
+        }
+    });
     let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || {
         let told = lines.by_ref().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
@@ -195,7 +204,9 @@ async fn a_partner_that_no_file_of_a_round_reaches_is_waited_for_once_and_not_by
     assert_eq!((&well["state"], &well["waiting_for"]), (&serde_json::json!("watching"), &serde_json::Value::Null), "{well}");
     signal(child.id(), "TERM");
     assert_eq!(next()["state"], "stopped");
-    assert!(child.wait().unwrap().success());
+    let status = child.wait().unwrap();
+    over.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ const CONNECTIONS: usize = 4;
 pub(super) struct Readers {
     path: PathBuf,
     busy_limit: Duration,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Readers {
 
 impl Readers {
     pub(super) fn new(path: PathBuf, busy_limit: Duration) -> Self {
-        Self { path, busy_limit, permits: Semaphore::new(CONNECTIONS), idle: Mutex::new(Vec::new()) }
+        Self { path, busy_limit, permits: Arc::new(Semaphore::new(CONNECTIONS)), idle: Mutex::new(Vec::new()) }
     }
 
     pub(super) async fn read<T: Send + 'static>(
@@ -38,27 +38,30 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let readers = self.clone();
-        let permit = self.permits.acquire().await.map_err(|_| closed())?;
-        let work = tokio::task::spawn_blocking(move || {
-            let idle = readers.idle().pop();
-            let connection = match idle {
-                Some(connection) => connection,
-                None => readers.connect()?,
-            };
-            // Statements of one read see one snapshot; it ends with the transaction, which has nothing to commit.
-            let moment = connection.unchecked_transaction()?;
-            let result = read(&connection);
-            drop(moment);
-            let mut idle = readers.idle();
-            // A read whose caller went away gives its permit back early, so the list has its own bound.
-            if result.is_ok() && !readers.permits.is_closed() && idle.len() < CONNECTIONS {
-                idle.push(connection);
-            }
-            result
+        // In a task of its own: a caller that is not polled while it waits here, as the other arm of a `select!`, would
+        // keep its place in the queue and with it everybody behind it, perhaps the very read that it waits for.
+        let work = tokio::spawn(async move {
+            let permit = readers.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+            let work = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let idle = readers.idle().pop();
+                let connection = match idle {
+                    Some(connection) => connection,
+                    None => readers.connect()?,
+                };
+                // Statements of one read see one snapshot; it ends with the transaction, which has nothing to commit.
+                let moment = connection.unchecked_transaction()?;
+                let result = read(&connection);
+                drop(moment);
+                let mut idle = readers.idle();
+                if result.is_ok() && !readers.permits.is_closed() && idle.len() < CONNECTIONS {
+                    idle.push(connection);
+                }
+                result
+            });
+            work.await.map_err(|error| closed().because(error))?
         });
-        let result = work.await.map_err(|error| closed().because(error))?;
-        drop(permit);
-        result
+        work.await.map_err(|error| closed().because(error))?
     }
 
     pub(super) fn close(&self) {

@@ -126,3 +126,24 @@ async fn transfers_are_listed_newest_first_by_state_identity_and_page() {
     let unfinished = store.unfinished_by_identity("same").await.unwrap();
     assert_eq!(unfinished.into_iter().map(|record| record.id).collect::<Vec<_>>(), [id(2), id(0)]);
 }
+
+// As the arm of a `select!` whose other arm is being carried out. Mutation: a read keeps its place in the queue itself.
+#[tokio::test]
+async fn reads_that_are_left_half_way_keep_no_other_waiting() {
+    use std::future::{Future as _, poll_fn};
+    use std::task::Poll;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path().join("state.db")).await.unwrap();
+    let mut left = Vec::new();
+    for _ in 0..64 {
+        let store = store.clone();
+        let mut read = Box::pin(async move { store.leases().await });
+        poll_fn(|context| Poll::Ready(drop(read.as_mut().poll(context)))).await;
+        left.push(read);
+    }
+    let read = tokio::time::timeout(std::time::Duration::from_secs(20), store.transfer(&id(1))).await;
+    assert_eq!(read.expect("the others hold nothing").unwrap(), None);
+    for read in left {
+        read.await.unwrap();
+    }
+}

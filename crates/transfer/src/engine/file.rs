@@ -7,6 +7,7 @@ use model::{FileState, Grade, IfExists, Publish, RemotePath};
 use tracing::debug;
 
 use super::Inner;
+use super::turn::Turn;
 use crate::error::chain;
 use crate::meter::Step;
 use crate::plan::{self, Plan, Question};
@@ -40,6 +41,8 @@ pub(super) struct FileRun {
     pub refusals: u32,
     /// Connections lost while finding out whether this server goes on with a file.
     pub probe_losses: u32,
+    /// The scratch file of that may still be there.
+    pub trial_left: bool,
     /// How the attempt before this one ended, which stream it was and from which byte on, and where an earlier one had
     /// stopped growing.
     pub last_failure: Option<ErrorKind>,
@@ -51,6 +54,7 @@ pub(super) struct FileRun {
     pub short_at: Option<u64>,
     pub looked: bool,
     pub pinned: bool,
+    pub turn: Turn,
     pub bytes_sent: u64,
     pub bytes_resumed: u64,
     pub connections: BTreeSet<u64>,
@@ -62,10 +66,10 @@ pub(super) struct FileRun {
 }
 
 /// Delivers one file and tells the ledger how it ended. A stopped file is left as it is, for a resume.
-pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
+pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask, turn: Turn) {
     let number = task.number;
     let size = task.pin.size;
-    let mut file = FileRun::new(engine.clone(), task);
+    let mut file = FileRun::new(engine.clone(), task, turn);
     let meter = engine.setup.meter.clone();
     let told = match file.run().await {
         Ok(finished) => {
@@ -99,7 +103,7 @@ pub(super) async fn deliver(engine: Arc<Inner>, task: FileTask) {
 }
 
 impl FileRun {
-    fn new(engine: Arc<Inner>, task: FileTask) -> Self {
+    fn new(engine: Arc<Inner>, task: FileTask, turn: Turn) -> Self {
         Self {
             attempt: task.attempt,
             opened: false,
@@ -111,6 +115,7 @@ impl FileRun {
             mismatches: 0,
             refusals: 0,
             probe_losses: 0,
+            trial_left: false,
             last_failure: None,
             stream: (0, 0),
             stopped_at: None,
@@ -118,6 +123,7 @@ impl FileRun {
             short_at: None,
             looked: false,
             pinned: false,
+            turn,
             bytes_sent: 0,
             bytes_resumed: 0,
             connections: BTreeSet::new(),
@@ -192,6 +198,10 @@ impl FileRun {
             };
         }
         let preparing = meter.step(Step::Preparing);
+        tokio::select! {
+            () = self.turn.wait() => {}
+            _ = self.engine.halt.cancelled() => return Err(cancelled()),
+        }
         if self.task.pin.size > self.engine.range_size || self.task.checkpoint.is_some() {
             self.pin().await?;
         }
@@ -216,8 +226,8 @@ impl FileRun {
     }
 
     async fn seat(&self) -> Result<Seat> {
-        let pool = &self.engine.pool;
-        let seat = async { if self.task.pin.size > self.engine.range_size { pool.seat_apart().await } else { pool.seat().await } };
+        let (pool, size) = (&self.engine.pool, self.task.pin.size);
+        let seat = async { if size > self.engine.range_size { pool.seat_apart(size).await } else { pool.seat().await } };
         tokio::select! {
             seat = seat => seat,
             _ = self.engine.halt.cancelled() => Err(cancelled()),
@@ -288,11 +298,16 @@ impl FileRun {
 
     /// Where the bytes go until they are proved.
     pub(super) fn temp(&self) -> Result<RemotePath> {
-        let setup = &self.engine.setup;
-        if setup.wishes.publish == Publish::InPlace {
-            return Ok(self.task.path.clone());
+        match self.engine.setup.wishes.publish {
+            Publish::InPlace => Ok(self.task.path.clone()),
+            _ => self.attempt_path(self.attempt),
         }
-        Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, self.attempt, setup.epoch)?)
+    }
+
+    /// The temporary name of an attempt of this process.
+    pub(super) fn attempt_path(&self, attempt: u32) -> Result<RemotePath> {
+        let setup = &self.engine.setup;
+        Ok(setup.temp_name.path(&self.task.path, &setup.transfer, setup.run, self.task.number, attempt, setup.epoch)?)
     }
 
     /// The facts of this delivery, as far as they are known before the rename.

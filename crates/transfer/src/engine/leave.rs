@@ -4,6 +4,7 @@ use model::{FileState, Nature, Publish, RemotePath};
 use tracing::warn;
 
 use super::file::FileRun;
+use super::stream::TRIAL;
 use crate::error::chain;
 use crate::pool::Seat;
 use crate::port::Failed;
@@ -16,6 +17,7 @@ impl FileRun {
         // The records first: while they name the file it must be there, see `deliver`.
         self.engine.setup.ledger.restart(self.task.number, self.attempt + 1).await?;
         self.discard(seat).await;
+        self.discard_trial(seat).await;
         self.discard_inherited(seat).await;
         self.attempt += 1;
         self.opened = false;
@@ -34,6 +36,15 @@ impl FileRun {
         }
         let Ok(temp) = self.temp() else { return };
         self.opened = !self.remove_soon(seat, &temp).await;
+    }
+
+    /// Removes the scratch file of a trial whose line was cut.
+    async fn discard_trial(&mut self, seat: Option<&Seat>) {
+        if self.trial_left
+            && let Ok(trial) = self.attempt_path(TRIAL)
+        {
+            self.trial_left = !self.remove_soon(seat, &trial).await;
+        }
     }
 
     /// Removes what an earlier process left under a name of its own epoch, where it could not be continued.
@@ -84,6 +95,7 @@ impl FileRun {
                 ErrorKind::DestPublishFailed | ErrorKind::DestDenied | ErrorKind::DestExists | ErrorKind::DestDirMissing
             );
         let inspected = error.kind == ErrorKind::IntegrityMismatch;
+        self.discard_trial(None).await;
         // While an intent is on record, a missing file would mean that it was published.
         let keep = resumable || publish_pending || inspected || self.verified.is_some();
         if !keep {

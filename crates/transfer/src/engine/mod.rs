@@ -2,6 +2,7 @@
 //! Decides by capabilities; no protocol's name appears here.
 
 mod directories;
+mod dock;
 mod file;
 mod known;
 mod leave;
@@ -13,6 +14,7 @@ mod ranges;
 mod read;
 mod send;
 mod stream;
+mod turn;
 mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,8 +35,10 @@ use crate::retry::Backoff;
 use crate::source::Source;
 use crate::{Connector, Error, ErrorKind, Result, Subject};
 use directories::Directories;
+pub use dock::Dock;
 use known::Doubt;
 pub use known::{Known, Learned};
+use turn::Turn;
 
 pub(crate) use prove::SAMPLE_BYTES_PER_RANGE;
 
@@ -120,7 +124,8 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// A run at its beginning: what is known to be refused is not tried, everything else is open.
-    fn new(setup: Setup, known: Known, pool: Arc<Pool>, budget: Budget, limiter: Arc<Limiter>, range_size: u64) -> Self {
+    fn new(setup: Setup, known: Known, dock: Dock) -> Self {
+        let Dock { pool, budget, limiter, range_size } = dock;
         Self {
             pool,
             budget,
@@ -150,22 +155,23 @@ impl Engine {
 
     /// With what an earlier look at the server has shown.
     pub fn knowing(setup: Setup, known: Known) -> Self {
-        let tuning = &setup.tuning;
-        let budget = Budget::new(tuning.budget);
-        // On each lane one range is being written and one proved, while two more are on their way.
-        let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
-        let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
-        let pool = Pool::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), tuning.connections, tuning.lanes);
-        pool.expect_logins(known.logins);
-        let limiter = Arc::new(Limiter::new(tuning.bandwidth.clone()));
-        Self { inner: Arc::new(Inner::new(setup, known, pool, budget, limiter, range_size)) }
+        let dock = Dock::new(setup.connector.clone(), setup.logins.clone(), setup.meter.clone(), &setup.tuning, known.logins);
+        Self::at(&dock, setup, known)
     }
 
-    /// A second engine over the same connections and the same memory, for what goes with the files. Its connector is not used.
+    /// Over the connections, the memory and the speed limit of a dock. What the setup says of those is not used.
+    pub fn at(dock: &Dock, setup: Setup, known: Known) -> Self {
+        Self { inner: Arc::new(Inner::new(setup, known, dock.clone())) }
+    }
+
+    /// A second engine at the same dock, for what goes with the files.
     pub fn beside(&self, setup: Setup) -> Self {
+        Self::at(&self.dock(), setup, Known::default())
+    }
+
+    fn dock(&self) -> Dock {
         let Inner { pool, budget, limiter, range_size, .. } = &*self.inner;
-        let inner = Inner::new(setup, Known::default(), pool.clone(), budget.clone(), limiter.clone(), *range_size);
-        Self { inner: Arc::new(inner) }
+        Dock { pool: pool.clone(), budget: budget.clone(), limiter: limiter.clone(), range_size: *range_size }
     }
 
     /// Files up to this size travel in one range.
@@ -220,10 +226,9 @@ impl Engine {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let inner = self.inner.clone();
+            let (inner, turn) = (self.inner.clone(), Turn::of(&slots, slot));
             files.spawn(async move {
-                file::deliver(inner, task).await;
-                drop(slot);
+                file::deliver(inner, task, turn).await;
             });
         };
         while let Some(joined) = files.join_next().await {

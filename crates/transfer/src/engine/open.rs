@@ -28,6 +28,11 @@ impl FileRun {
         }
     }
 
+    /// Most likely something has this name already, and nothing will be sent.
+    pub(super) fn likely_there(&self) -> bool {
+        self.task.previous.is_some() || matches!(self.engine.setup.wishes.if_exists, IfExists::Skip | IfExists::Update)
+    }
+
     /// Whether there is anything to do, from what stands under the final name now.
     pub(super) fn judge(&self, existing: Option<Metadata>, capabilities: &Capabilities) -> Result<Option<Finished>> {
         let wishes = &self.engine.setup.wishes;
@@ -82,7 +87,13 @@ impl FileRun {
         let replaces = matches!(wishes.if_exists, IfExists::Update | IfExists::Replace | IfExists::ReplaceUnsafe);
         // What this process began in place and could not finish is no file of somebody else.
         let overwrites = wishes.publish == Publish::InPlace && (replaces || self.created);
-        let mode = if overwrites { OpenMode::Truncate } else { OpenMode::CreateNew };
+        let mode = match wishes.publish {
+            Publish::InPlace if overwrites => OpenMode::Truncate,
+            Publish::InPlace => OpenMode::CreateNew,
+            // An open whose answer was lost may have made it.
+            _ if self.opened => OpenMode::CreateNew,
+            _ => OpenMode::CreateOwn,
+        };
         let (mut made_directory, mut removed, mut again) = (false, false, false);
         loop {
             let options = CreateOptions { mode, read: self.readable && seat.capabilities().read, permissions: wishes.permissions };

@@ -29,7 +29,10 @@ impl Drop for Parcel {
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
+    /// For one of those who wait in `pop`…
     changed: Notify,
+    /// …and for all of those who wait in `wait`: whoever is woken may have no hand free.
+    arrived: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -42,12 +45,36 @@ impl Queue {
     pub fn push(&self, parcel: Parcel) {
         self.state.lock().expect("no panic while holding the lock").parcels.push_back(parcel);
         self.changed.notify_one();
+        self.arrived.notify_waiters();
     }
 
     /// A lane could not deliver it; another one takes it first.
     pub fn give_back(&self, parcel: Parcel) {
         self.state.lock().expect("no panic while holding the lock").parcels.push_front(parcel);
         self.changed.notify_one();
+        self.arrived.notify_waiters();
+    }
+
+    /// Waits until there is a parcel, which somebody else may take first, and tells its size; `None` once the queue is closed.
+    pub async fn wait(&self) -> Option<u64> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let state = self.state.lock().expect("no panic while holding the lock");
+                if state.closed {
+                    return None;
+                }
+                if let Some(parcel) = state.parcels.front() {
+                    return Some(parcel.data.len() as u64);
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// The next parcel, if there is one now.
+    pub fn take(&self) -> Option<Parcel> {
+        self.state.lock().expect("no panic while holding the lock").parcels.pop_front()
     }
 
     /// Waits for the next parcel; `None` once the queue is closed.
@@ -77,6 +104,7 @@ impl Queue {
         state.parcels.clear();
         drop(state);
         self.changed.notify_waiters();
+        self.arrived.notify_waiters();
         // A waiter between its check and its await is covered by this permit.
         self.changed.notify_one();
     }

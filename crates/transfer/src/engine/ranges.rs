@@ -21,6 +21,12 @@ impl FileRun {
         let engine = self.engine.clone();
         let capabilities = self.capabilities(seat);
         let resumed = self.sheet.is_some() || self.task.checkpoint.is_some();
+        // Their logins take longer than everything that comes before they are of use.
+        if !self.likely_there()
+            && let Ok(plan) = self.plan(&capabilities, resumed)
+        {
+            engine.pool.expect(plan.connections);
+        }
         if !self.looked {
             let existing = self.looked_at(seat.stat(&self.task.path).await)?;
             // In place, our own unfinished file stands there on a resume.
@@ -32,7 +38,6 @@ impl FileRun {
         }
         let plan = self.plan(&capabilities, resumed)?;
         let preparing = engine.setup.meter.step(Step::Preparing);
-        // Their logins take longer than opening the file does.
         engine.pool.expect(plan.connections);
         let writer = match self.reopen(seat, &plan).await? {
             Some(writer) => writer,
@@ -106,7 +111,7 @@ impl FileRun {
             self.start_over(Some(seat)).await?;
         }
         let temp = self.temp()?;
-        self.learn_to_continue(seat, &temp).await?;
+        self.learn_to_continue_first(seat).await?;
         let mut writer = self.open_new(seat, &temp).await?;
         if seat.capabilities().offset_writes && self.engine.offsets_work().is_none() {
             let work = offsets_work(&*writer, self.readable && seat.capabilities().read).await?;
@@ -123,7 +128,8 @@ impl FileRun {
         let plan = self.plan(&capabilities, false)?;
         let size = self.task.pin.size;
         // One stream has one range in hand, and nothing waits for confirmations.
-        let range_size = if capabilities.is_stream() { self.engine.range_size } else { self.engine.range_size_over(plan.connections) };
+        let range_size =
+            if capabilities.is_stream() { self.engine.range_size } else { self.engine.range_size_over(plan.connections, size) };
         let needs_proof = matches!(plan.grade, Grade::ReadBack | Grade::Sampled);
         self.sheet = Some(match capabilities.is_stream() {
             true => Sheet::stream(size, range_size, plan.digests, plan.grade == Grade::Sampled),

@@ -9,6 +9,7 @@ use tracing::debug;
 use super::Inner;
 use crate::error::chain;
 use crate::meter::Step;
+use crate::plan::FAR_CONNECTIONS;
 use crate::retry::Patience;
 use crate::source::Pin;
 use crate::{Error, ErrorKind, Result, Subject};
@@ -18,25 +19,25 @@ use crate::{Error, ErrorKind, Result, Subject};
 const RANGES_PER_CONNECTION: u64 = 4;
 /// Smaller ones cost more requests than they fill the line.
 const LEAST_SHARE: u64 = 2 << 20;
-/// A server counts as far from here on: it is given so many connections.
-const FAR: usize = 3;
-/// Several files share a far line and the memory, each on a lane of its own: one range is sent and one is being read, or
-/// most of them stand idle.
+/// Several files share a far line and the memory: one range is sent and one is being read, or most of them stand idle.
 const RANGES_PER_FILE: u64 = 3;
 const LEAST_OF_MANY: u64 = 1 << 20;
+/// Smaller ranges spread better over the connections; of a larger file the sheet would become long, and it gains nothing.
+const OF_ONE_MIB_BELOW: u64 = 4 << 30;
 
 impl Inner {
     pub(super) fn is_far(&self) -> bool {
-        self.pool.target() >= FAR
+        self.pool.target() as u64 >= FAR_CONNECTIONS
     }
 
     /// The size of the ranges of a file that travels over so many connections.
-    pub(super) fn range_size_over(&self, connections: u64) -> u64 {
+    pub(super) fn range_size_over(&self, connections: u64, size: u64) -> u64 {
         let share = |ranges: u64, least: u64| self.range_size.min((self.budget.range_bytes() / ranges.max(1)).max(least));
-        match self.is_far() {
-            _ if connections >= FAR as u64 => share(connections * RANGES_PER_CONNECTION, LEAST_SHARE),
-            true => share(self.setup.tuning.transfers as u64 * RANGES_PER_FILE, LEAST_OF_MANY),
-            false => self.range_size,
+        match connections {
+            FAR_CONNECTIONS.. if size < OF_ONE_MIB_BELOW => share(connections * RANGES_PER_CONNECTION, LEAST_OF_MANY),
+            FAR_CONNECTIONS.. => share(connections * RANGES_PER_CONNECTION, LEAST_SHARE),
+            _ if self.is_far() => share(self.setup.tuning.transfers as u64 * RANGES_PER_FILE, LEAST_OF_MANY),
+            _ => self.range_size,
         }
     }
 

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use model::{FileNumber, Grade, RemotePath};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::Inner;
 use super::file::{FileRun, cancelled};
 use super::queue::{Parcel, Queue};
-use crate::digest::crc64;
+use crate::digest::{crc64, crc64_and};
 use crate::error::chain;
 use crate::limit::LIMITED_BLOCK;
-use crate::plan::Plan;
+use crate::plan::{FAR_CONNECTIONS, Plan};
 use crate::pool::Seat;
 use crate::sheet::Sheet;
 use crate::source::Pin;
@@ -35,6 +35,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// Confirmed data that no stored checkpoint knows yet, per lane; what a kill costs beside what is in flight.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// A checkpoint comes at the latest so long after the one before, where there is anything new.
+const CHECKPOINT_REST: Duration = Duration::from_secs(1);
 const SYNC_LOOK: Duration = Duration::from_millis(250);
 
 /// What the reader, the lanes and the keeper of one file share.
@@ -59,6 +61,8 @@ pub(super) struct Work {
     kept: Notify,
     /// A stored record names the temporary file, or may.
     recorded: AtomicBool,
+    /// Of this file, until everything has been read.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// An open handle on one connection.
@@ -94,8 +98,27 @@ impl Work {
         self.lanes.lock().expect("no panic while holding the lock").retain(|l| !Arc::ptr_eq(l, lane));
     }
 
-    /// Brings the missing ranges in order, a few at once, through the digests and into the queue.
+    /// Brings the missing ranges in order, a few at once, through the digests and into the queue. While one is digested
+    /// the next ones go on arriving.
     async fn read_all(&self, ahead: usize) -> Result<()> {
+        // Bounded by the budget that each of them holds.
+        let (read, mut digesting) = mpsc::unbounded_channel();
+        let digested = async {
+            while let Some(parcel) = digesting.recv().await {
+                self.digest(&parcel).await?;
+                self.queue.push(parcel);
+            }
+            Ok(())
+        };
+        tokio::try_join!(self.read_ahead(ahead, read), digested)?;
+        // A stream keeps its turn: it has a connection for itself, which its end needs.
+        if !self.streams {
+            self.turn.lock().expect("no panic while holding the lock").take();
+        }
+        Ok(())
+    }
+
+    async fn read_ahead(&self, ahead: usize, read: mpsc::UnboundedSender<Parcel>) -> Result<()> {
         let missing = self.sheet().missing();
         let mut missing = missing.into_iter();
         let mut reads = FuturesOrdered::new();
@@ -111,43 +134,44 @@ impl Work {
                 });
             }
             let Some(parcel) = reads.next().await else { return Ok(()) };
-            let parcel = parcel?;
-            self.digest(&parcel).await?;
-            self.queue.push(parcel);
+            // Nobody takes it after an error, which ends both.
+            let _ = read.send(parcel?);
         }
     }
 
     async fn digest(&self, parcel: &Parcel) -> Result<()> {
-        let crc = crc64(&parcel.data);
         let (ahead, mut digests) = {
             let sheet = self.sheet();
             (sheet.is_ahead(parcel.index), sheet.digests())
         };
         if !ahead {
+            let crc = crc64(&parcel.data);
             return match self.sheet().read(parcel.index, &parcel.data, crc) {
                 true => Ok(()),
                 false => Err(Error::new(ErrorKind::SourceChanged, "read the source again", &self.pin.key)
                     .because("the store returned other bytes for the same version than before the interruption")),
             };
         }
-        if !digests.is_empty() {
-            // SHA-256 of a range takes milliseconds; other files must not wait for it.
-            let data = parcel.data.clone();
-            digests = tokio::task::spawn_blocking(move || {
-                digests.update(&data);
-                digests
-            })
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
-        }
+        let crc = match digests.is_empty() {
+            true => crc64(&parcel.data),
+            false => {
+                // SHA-256 of a range takes milliseconds; other files must not wait for it.
+                let data = parcel.data.clone();
+                let digesting = tokio::task::spawn_blocking(move || (crc64_and(&data, &mut digests), digests));
+                let crc;
+                (crc, digests) =
+                    digesting.await.map_err(|e| Error::new(ErrorKind::Internal, "compute the digest", Subject::Nothing).because(e))?;
+                crc
+            }
+        };
         self.sheet().read_hashed(parcel.index, &parcel.data, crc, digests);
         Ok(())
     }
 
     /// Takes parcels until there are none; a parcel that this lane could not deliver goes back to the others.
     async fn hand(&self, lane: &Arc<Lane>) -> Result<()> {
-        while let Some(mut parcel) = self.queue.pop().await {
-            if let Err(error) = self.carry(lane, &mut parcel).await {
+        while let Some((mut parcel, load)) = self.next_for(lane).await {
+            if let Err(error) = self.carry(lane, &mut parcel, load).await {
                 if error.is_connection_lost() {
                     lane.seat.lost();
                     self.drop_lane(lane);
@@ -167,7 +191,22 @@ impl Work {
         Ok(())
     }
 
-    async fn carry(&self, lane: &Lane, parcel: &mut Parcel) -> Result<()> {
+    /// The next parcel for this lane. Over a far line each connection takes only as much as keeps it busy: in the hands of
+    /// one that has enough already a parcel waits while others have nothing to do.
+    async fn next_for(&self, lane: &Lane) -> Option<(Parcel, Option<OwnedSemaphorePermit>)> {
+        if !self.engine.is_far() || self.streams {
+            return self.queue.pop().await.map(|parcel| (parcel, None));
+        }
+        loop {
+            let size = self.queue.wait().await?;
+            let load = lane.seat.load(size).await;
+            if let Some(parcel) = self.queue.take() {
+                return Some((parcel, Some(load)));
+            }
+        }
+    }
+
+    async fn carry(&self, lane: &Lane, parcel: &mut Parcel, load: Option<OwnedSemaphorePermit>) -> Result<()> {
         let length = parcel.data.len() as u64;
         if !parcel.written {
             self.wait_for_checkpoint().await;
@@ -182,6 +221,7 @@ impl Work {
                 lane.writer.write_at(parcel.offset, parcel.data.clone()).await?;
             }
             parcel.written = true;
+            drop(load);
             self.sheet().written(parcel.index);
             self.bytes_sent.fetch_add(length, Relaxed);
             self.engine.setup.meter.sent(length);
@@ -238,8 +278,20 @@ impl Work {
 
     /// Keeps checkpoints current. A store that cannot write now delays them; only a lost lease ends the attempt.
     async fn keep(&self) {
+        let mut last: Option<Instant> = None;
         loop {
             self.dirty.notified().await;
+            // One for every range would be a quarter of a million writes for a terabyte. Half the interval leaves time for the
+            // write before data has to wait for it.
+            while let Some(rest) = last.and_then(|last| CHECKPOINT_REST.checked_sub(last.elapsed()))
+                && self.unkept_bytes() < self.interval() / 2
+            {
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    () = self.dirty.notified() => {}
+                }
+            }
+            last = Some(Instant::now());
             if let Err(error) = self.checkpoint().await {
                 if error.kind == ErrorKind::LeaseLost {
                     return self.fail(error);
@@ -271,15 +323,24 @@ impl Work {
         outcome
     }
 
+    /// Confirmed bytes that no stored checkpoint knows.
+    fn unkept_bytes(&self) -> u64 {
+        self.bytes_sent.load(Relaxed).saturating_sub(self.bytes_kept.load(Relaxed))
+    }
+
+    /// What a kill may cost.
+    fn interval(&self) -> u64 {
+        CHECKPOINT_BYTES * self.lanes.lock().expect("no panic while holding the lock").len().max(1) as u64
+    }
+
     /// Data waits for its checkpoints, so that a kill costs no more than one interval per lane. A store that cannot
     /// write slows the file down and does not stop it.
     async fn wait_for_checkpoint(&self) {
-        let lanes = self.lanes.lock().expect("no panic while holding the lock").len().max(1) as u64;
+        let interval = self.interval();
         let waiting = async {
             loop {
                 let kept = self.kept.notified();
-                let ahead = self.bytes_sent.load(Relaxed).saturating_sub(self.bytes_kept.load(Relaxed));
-                if ahead <= CHECKPOINT_BYTES * lanes {
+                if self.unkept_bytes() <= interval {
                     return;
                 }
                 self.dirty.notify_one();
@@ -332,9 +393,11 @@ impl FileRun {
             bytes_kept: AtomicU64::new(0),
             kept: Notify::new(),
             recorded: AtomicBool::new(self.recorded),
+            turn: Mutex::new(self.turn.take()),
             engine,
         });
         let outcome = self.run_lanes(&work, first, plan, capabilities).await;
+        self.turn.give_back(work.turn.lock().expect("no panic while holding the lock").take());
         self.bytes_sent += work.bytes_sent.load(Relaxed);
         // All tasks that held the work are gone or aborted; what they knew is in the sheet.
         let alive = work.live_lane();
@@ -346,7 +409,8 @@ impl FileRun {
                 sheet.attempt_ended();
             }
         }
-        if outcome.is_err()
+        // The end of a stream may fail long after its last byte left; what was handed over is known until then.
+        if (outcome.is_err() || work.streams)
             && let Err(error) = work.checkpoint().await
         {
             warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved");
@@ -369,7 +433,7 @@ impl FileRun {
 
         let hands_per_lane = match (capabilities.offset_writes, plan.connections) {
             (false, _) => 1,
-            (true, ..3) if !engine.is_far() => HANDS_PER_LANE,
+            (true, ..FAR_CONNECTIONS) if !engine.is_far() => HANDS_PER_LANE,
             (true, _) => HANDS_PER_FAR_LANE,
         };
         let ahead = (plan.connections as usize * 2).clamp(3, 8);

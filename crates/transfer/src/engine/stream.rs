@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::{Grade, Publish, RemotePath};
@@ -33,6 +34,12 @@ const READ_BACK_STEP: u64 = 256 << 10;
 const READ_BACK_STORED: u64 = 64 << 20;
 /// So many connections may be lost while finding out whether a server goes on with a file.
 const PROBE_LOSSES: u32 = 2;
+/// That costs eight round trips. On a line where one takes so long, files below this size are sent first, and the server is
+/// tried when one of them was cut.
+const LONG_WAY: Duration = Duration::from_millis(10);
+const TRIED_FIRST_FROM: u64 = 4 << 30;
+/// The attempt whose name the scratch file of that trial has. No file is sent under it: attempts count from 1.
+pub(super) const TRIAL: u32 = 0;
 
 fn is_cut(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NetworkReset | ErrorKind::DestUnreachable)
@@ -46,6 +53,9 @@ impl FileRun {
         plan: &Plan,
         capabilities: &Capabilities,
     ) -> Result<Option<Box<dyn Writer>>> {
+        if self.sheet.is_some() || self.task.checkpoint.is_some() {
+            self.learn_to_continue(seat).await?;
+        }
         let sampled = plan.grade == Grade::Sampled;
         let fresh = self.sheet.is_none();
         let before = self.counted();
@@ -228,32 +238,51 @@ impl FileRun {
         }
     }
 
-    /// Before the first byte of a large file: does this server go on with a file at an offset, as it says? Tried on our own
-    /// temporary file, which is removed again; once per server.
-    pub(super) async fn learn_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<()> {
+    /// Before the first byte of a large file: does this server go on with a file at an offset, as it says? Where asking is
+    /// dear and the file is not, that waits for a cut (`reopen_stream`). What the server does not offer is said in any case.
+    pub(super) async fn learn_to_continue_first(&mut self, seat: &Arc<Seat>) -> Result<()> {
+        let capabilities = self.capabilities(seat);
+        let offered = capabilities.continues && capabilities.read;
+        let dear = seat.identity().round_trip >= LONG_WAY && self.task.pin.size < TRIED_FIRST_FROM;
+        if offered && dear { Ok(()) } else { self.learn_to_continue(seat).await }
+    }
+
+    /// Finds out whether this server goes on with a file at an offset: on a scratch file, which is removed again; once per
+    /// server.
+    pub(super) async fn learn_to_continue(&mut self, seat: &Arc<Seat>) -> Result<()> {
         let capabilities = self.capabilities(seat);
         if !capabilities.is_stream() || self.engine.setup.wishes.publish == Publish::InPlace {
             return Ok(());
         }
         let engine = self.engine.clone();
         let _others_wait = engine.learning.lock().await;
+        let trial = self.attempt_path(TRIAL)?;
+        if self.trial_left {
+            match seat.remove(&trial).await {
+                Err(error) if error.is_connection_lost() => return Err(error),
+                removed => self.trial_left = removed.is_err(),
+            }
+        }
         if self.engine.continues().is_some() {
             return Ok(());
         }
         let works = match capabilities.continues && capabilities.read {
             true => {
-                let outcome = self.try_to_continue(seat, temp).await;
+                let opened = std::mem::take(&mut self.opened);
+                let outcome = self.try_to_continue(seat, &trial).await;
+                self.opened = opened;
                 if outcome.as_ref().is_err_and(Error::is_connection_lost) {
                     // A server that cannot even be asked may still take a file.
+                    self.trial_left = true;
                     self.probe_losses += 1;
                     if self.probe_losses >= PROBE_LOSSES {
                         self.engine.learn_continues(false, "the connection was lost whenever it was tried");
                         self.engine.pool.note(NOT_SUPPORTED);
                     }
-                    self.opened = true;
-                } else if self.opened {
-                    seat.remove(temp).await?;
-                    self.opened = false;
+                } else if let Err(error) = seat.remove(&trial).await {
+                    // Asked also where it was not opened: a server may refuse what it has made already.
+                    self.trial_left = true;
+                    return Err(outcome.err().unwrap_or(error));
                 }
                 outcome?
             }
@@ -271,17 +300,17 @@ impl FileRun {
     }
 
     /// What speaks against it, if it does not work.
-    async fn try_to_continue(&mut self, seat: &Arc<Seat>, temp: &RemotePath) -> Result<std::result::Result<(), String>> {
+    async fn try_to_continue(&mut self, seat: &Arc<Seat>, trial: &RemotePath) -> Result<std::result::Result<(), String>> {
         const MARK: &[u8] = b"fileferry resume";
         let length = MARK.len() as u64;
         let refused = |error: Error| {
             if error.is_connection_lost() || error.kind == ErrorKind::DestNoSpace { Err(error) } else { Ok(Err(chain(&error))) }
         };
-        let writer = self.open_new(seat, temp).await?;
+        let writer = self.open_new(seat, trial).await?;
         writer.write_at(0, Bytes::from_static(MARK)).await?;
         writer.close().await?;
         let options = CreateOptions { mode: OpenMode::Continue(length), read: true, permissions: None };
-        let writer = match seat.open(temp, options).await {
+        let writer = match seat.open(trial, options).await {
             Ok(writer) => writer,
             Err(error) => return refused(error),
         };

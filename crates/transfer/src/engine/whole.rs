@@ -1,7 +1,7 @@
 //! Files that fit in one range: read, opened and looked at in one round trip, then written, proved and published.
 //! Many of them run at once over few connections.
 
-use model::{Grade, IfExists};
+use model::Grade;
 
 use super::file::FileRun;
 use super::open::Seen;
@@ -27,8 +27,7 @@ impl FileRun {
         let temp = self.temp()?;
         let size = self.task.pin.size;
         let wishes = &engine.setup.wishes;
-        let likely_there = self.task.previous.is_some() || matches!(wishes.if_exists, IfExists::Skip | IfExists::Update);
-        if likely_there && !self.looked {
+        if self.likely_there() && !self.looked {
             let existing = self.looked_at(seat.stat(&self.task.path).await)?;
             if let Some(finished) = self.judge(existing, &capabilities)? {
                 return Ok(finished);

@@ -133,9 +133,13 @@ impl FtpConnection {
         let wanted = Wanted { owner, verb: "STOR", path: &wire, offset: 0, upload: true, fresh: false };
         match options.mode {
             OpenMode::Truncate => {}
+            OpenMode::CreateOwn => {
+                let place = session.prepare(line, &[], 0).await?.1;
+                return self.created(line, path, options, None, Some(place), owner).await;
+            }
             OpenMode::CreateNew => {
                 let (replies, place) = session.prepare(line, &session.ask_file(&wire)?, 0).await?;
-                return self.created(line, path, options, &replies, Some(place), owner).await;
+                return self.created(line, path, options, Some(&replies), Some(place), owner).await;
             }
             OpenMode::Existing => {
                 is_open_to(session.look(line, path).await?, None)?;
@@ -164,19 +168,19 @@ impl FtpConnection {
         }
     }
 
-    /// Opens a new file, after `replies` to the question whether there is one already.
+    /// Opens a new file, after `replies` to the question whether there is one already, if that was asked.
     async fn created(
         &self,
         line: &mut Line,
         path: &RemotePath,
         options: CreateOptions,
-        replies: &[Reply],
+        replies: Option<&[Reply]>,
         place: Option<Place>,
         owner: u64,
     ) -> Result<FtpWriter, Failure> {
         let session = &self.session;
         let wire = session.wire(path);
-        let (taken, place) = match session.judge_file(replies) {
+        let (taken, place) = match replies.map_or(Ok(Look::Nothing), |replies| session.judge_file(replies)) {
             Ok(Look::Found(_)) => (true, None),
             Ok(Look::Nothing) => (false, place),
             // Looking in another way may use up the place. Where nothing can be looked at, as in a drop box,
@@ -211,7 +215,10 @@ impl FtpConnection {
         let mut line = self.line().await?;
         let mut commands = session.ask_look(look)?;
         let first = commands.len();
-        commands.extend(session.ask_file(&session.wire(path))?);
+        let asks = options.mode == OpenMode::CreateNew;
+        if asks {
+            commands.extend(session.ask_file(&session.wire(path))?);
+        }
         let (mut replies, place) = session.prepare(&mut line, &commands, 0).await?;
         let about_path = replies.split_off(first);
         let mut place = Some(place);
@@ -226,7 +233,7 @@ impl FtpConnection {
         if let Err(Failure::Lost(lost)) = found {
             return Err(lost.into());
         }
-        let opened = self.created(&mut line, path, options, &about_path, place, session.next_owner()).await;
+        let opened = self.created(&mut line, path, options, asks.then_some(&about_path[..]), place, session.next_owner()).await;
         Ok((found, opened))
     }
 
@@ -263,8 +270,8 @@ impl FtpConnection {
         }
     }
 
-    /// Both halves of a rename and a look at the new name in one round trip. PWD comes last: its answer is like no other's,
-    /// and so shows that each command had exactly one.
+    /// Both halves of a rename and a look at the new name in one round trip. The last answer is like no other's, and so shows
+    /// that each command had exactly one: the facts of a name, or where a look has no such answer that to PWD.
     async fn renamed_and_looked(
         &self,
         from: &RemotePath,
@@ -278,9 +285,18 @@ impl FtpConnection {
         }
         let mut commands = vec![Command::new("RNFR", session.wire(from))?, Command::new("RNTO", session.wire(to))?];
         commands.extend(session.ask_look(to)?);
-        commands.push(Command::word("PWD"));
+        let facts = session.features.machine_lists;
+        if !facts {
+            commands.push(Command::word("PWD"));
+        }
         let mut replies = line.ask_all(&commands).await?;
-        if replies.pop().is_none_or(|last| last.code != 257) {
+        let told = facts && replies.last().is_some_and(|last| matches!(session.judge_file(std::slice::from_ref(last)), Ok(Look::Found(_))));
+        let last = match facts {
+            false => replies.pop(),
+            true if told => None,
+            true => Some(line.ask(Command::word("PWD")).await?),
+        };
+        if !told && last.is_none_or(|last| last.code != 257) {
             return line.note(Err(Lost::protocol("it answered more or less than it was asked")));
         }
         let looked = replies.split_off(2);
@@ -437,7 +453,7 @@ impl Connection for FtpConnection {
         path: &RemotePath,
         options: CreateOptions,
     ) -> (Result<Option<Metadata>>, Result<Box<dyn Writer>>) {
-        if options.mode != OpenMode::CreateNew {
+        if !matches!(options.mode, OpenMode::CreateNew | OpenMode::CreateOwn) {
             return (self.stat(look).await, self.open(path, options).await);
         }
         let not_seen = |failure: Failure| failure.into_error("look at", look, ErrorKind::DestProtocol);

@@ -226,7 +226,7 @@ impl Connection for LocalConnection {
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let access = if options.read { OFlags::RDWR } else { OFlags::WRONLY };
         let flags = match options.mode {
-            OpenMode::CreateNew => access | OFlags::CREATE | OFlags::EXCL,
+            OpenMode::CreateNew | OpenMode::CreateOwn => access | OFlags::CREATE | OFlags::EXCL,
             // Our own temporary file is never a link.
             OpenMode::Existing | OpenMode::Continue(_) => access | OFlags::NOFOLLOW,
             OpenMode::Truncate => access | OFlags::CREATE | OFlags::TRUNC,
@@ -235,7 +235,7 @@ impl Connection for LocalConnection {
             .at("open", path, move |place| {
                 let file = open_file(place, flags, options.permissions)?;
                 // The mask of this process must not take away what was asked for.
-                if let (Some(bits), OpenMode::CreateNew) = (options.permissions, options.mode) {
+                if let (Some(bits), OpenMode::CreateNew | OpenMode::CreateOwn) = (options.permissions, options.mode) {
                     rustix::fs::fchmod(&file, Mode::from_raw_mode(bits & 0o7777))?;
                 }
                 Ok(file)

@@ -354,12 +354,18 @@ impl Connection for MemoryConnection {
         let mut state = self.session.enter("open", path)?;
         let name = place(path);
         if state.directories.contains(&name) {
-            let kind = if options.mode == OpenMode::CreateNew { ErrorKind::DestExists } else { ErrorKind::DestDenied };
+            let kind = if matches!(options.mode, OpenMode::CreateNew | OpenMode::CreateOwn) {
+                ErrorKind::DestExists
+            } else {
+                ErrorKind::DestDenied
+            };
             return Err(refused(kind, "open", path, "it is a directory"));
         }
         let existing = state.files.get(&name).cloned();
         let node = match (options.mode, existing) {
-            (OpenMode::CreateNew, Some(_)) => return Err(refused(ErrorKind::DestExists, "open", path, "the name is taken")),
+            (OpenMode::CreateNew | OpenMode::CreateOwn, Some(_)) => {
+                return Err(refused(ErrorKind::DestExists, "open", path, "the name is taken"));
+            }
             (OpenMode::Continue(_), Some(_)) if !self.capabilities.offset_writes && !self.capabilities.continues => {
                 return Err(refused(ErrorKind::DestDenied, "open", path, "this server does not continue files"));
             }
@@ -380,7 +386,7 @@ impl Connection for MemoryConnection {
                 lock(&node).now = Default::default();
                 node
             }
-            (OpenMode::CreateNew | OpenMode::Truncate, None) => {
+            (OpenMode::CreateNew | OpenMode::CreateOwn | OpenMode::Truncate, None) => {
                 if !state.parent_exists(&name) {
                     return Err(refused(ErrorKind::DestDirMissing, "open", path, "its directory is missing"));
                 }

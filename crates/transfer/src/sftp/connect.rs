@@ -10,6 +10,7 @@ use russh::keys::PublicKeyOrCertificate;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Ahead;
 use super::auth;
 use super::config::SftpConfig;
 use super::trust::{Refusal, RefusalReason, Trust, legacy_notes, preferred};
@@ -40,15 +41,27 @@ impl std::fmt::Debug for Opened {
 /// Opens a session and logs in. The host is proved before any credential is sent.
 /// Errors: `dest_unreachable`, `dest_host_key`, `dest_auth`, `dest_protocol`, `network_stalled`, `network_reset`.
 pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
+    open_with(config, None).await
+}
+
+/// Likewise, over a session that was begun already, if there is one.
+pub(super) async fn open_ahead(config: &SftpConfig, ahead: &Ahead) -> Result<Opened> {
+    match ahead.take().await {
+        Some(opened) => opened,
+        None => open_with(config, Some(ahead)).await,
+    }
+}
+
+async fn open_with(config: &SftpConfig, ahead: Option<&Ahead>) -> Result<Opened> {
     let mut hops: Vec<Hop> = Vec::new();
     let mut notes = Vec::new();
     for jump in &config.jumps {
-        let (Opened { handle, identity, socket }, observed) = open_one(jump, hops.last()).await?;
+        let (Opened { handle, identity, socket }, observed) = open_one(jump, hops.last(), None).await?;
         let name = jump.name();
         notes.push(format!("reached through the {name} with host key {}", identity.host_key.as_deref().unwrap_or("unknown")));
         hops.push(Hop { handle, observed, name, socket });
     }
-    let (mut opened, _) = open_one(config, hops.last()).await?;
+    let (mut opened, _) = open_one(config, hops.last(), ahead).await?;
     if let Some(proxy) = &config.proxy {
         notes.insert(0, format!("reached through the proxy {proxy}"));
     }
@@ -58,7 +71,7 @@ pub async fn open_session(config: &SftpConfig) -> Result<Opened> {
 }
 
 /// One session: with the server, or with a jump host on the way to it.
-async fn open_one(config: &SftpConfig, hop: Option<&Hop>) -> Result<(Opened, Arc<Observed>)> {
+async fn open_one(config: &SftpConfig, hop: Option<&Hop>, ahead: Option<&Ahead>) -> Result<(Opened, Arc<Observed>)> {
     let deadline = Instant::now() + config.connect_timeout;
     let for_trust = config.clone();
     let trust = tokio::task::spawn_blocking(move || Trust::load(&for_trust))
@@ -73,8 +86,26 @@ async fn open_one(config: &SftpConfig, hop: Option<&Hop>) -> Result<(Opened, Arc
             break;
         }
         let preferred = preferred(config.algorithms, keys, certificates);
-        match handshake(config, hop, trust.clone(), preferred, deadline).await {
-            Ok(shaken) => return finish(config, shaken, deadline).await,
+        let way = match hop {
+            Some(hop) => jump(config, hop, deadline).await,
+            None => reach(config, deadline).await,
+        };
+        let way = match way {
+            Ok(way) => way,
+            Err(_) if first.is_some() => break,
+            Err(error) => return Err(error),
+        };
+        if let Some(ahead) = ahead.filter(|_| hop.is_none()) {
+            ahead.reached(way.round_trip, config, &trust, &preferred);
+        }
+        match handshake(config, way, trust.clone(), preferred, deadline).await {
+            Ok(shaken) => {
+                let finished = finish(config, shaken, deadline).await;
+                if let (Ok(_), Some(ahead)) = (&finished, ahead) {
+                    ahead.prove();
+                }
+                return finished;
+            }
             Err(Failure::Refused(refusal)) => {
                 let again =
                     trust.may_ask_for_another_key() && refusal.reason == RefusalReason::Changed && !skip.contains(&refusal.algorithm);
@@ -101,7 +132,8 @@ async fn open_one(config: &SftpConfig, hop: Option<&Hop>) -> Result<(Opened, Arc
     })
 }
 
-struct Shaken {
+/// A session whose server is proved and whose user is not.
+pub(super) struct Shaken {
     handle: Handle<ClientHandler>,
     observed: Arc<Observed>,
     address: Option<SocketAddr>,
@@ -110,23 +142,26 @@ struct Shaken {
     socket: ShutOnDrop,
 }
 
-enum Failure {
+pub(super) enum Failure {
     Refused(Box<Refusal>),
     Other(Error),
 }
 
+/// A further session, up to where it logs in.
+pub(super) async fn begin(config: &SftpConfig, trust: Arc<Trust>, preferred: russh::Preferred) -> Result<Shaken, Failure> {
+    let deadline = Instant::now() + config.connect_timeout;
+    let way = reach(config, deadline).await.map_err(Failure::Other)?;
+    handshake(config, way, trust, preferred, deadline).await
+}
+
 async fn handshake(
     config: &SftpConfig,
-    hop: Option<&Hop>,
+    way: Way,
     trust: Arc<Trust>,
     preferred: russh::Preferred,
     deadline: Instant,
 ) -> Result<Shaken, Failure> {
-    let way = match hop {
-        Some(hop) => jump(config, hop, deadline).await,
-        None => reach(config, deadline).await,
-    };
-    let Way { wire, socket, peer, address, local_address, round_trip } = way.map_err(Failure::Other)?;
+    let Way { wire, socket, peer, address, local_address, round_trip } = way;
     let socket = ShutOnDrop(Some(socket));
     let observed = Arc::new(Observed::default());
     let link = Link::new(wire, observed.clone(), config.stall_timeout);
@@ -149,7 +184,7 @@ async fn handshake(
     }
 }
 
-async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<(Opened, Arc<Observed>)> {
+pub(super) async fn finish(config: &SftpConfig, shaken: Shaken, deadline: Instant) -> Result<(Opened, Arc<Observed>)> {
     let Shaken { mut handle, observed, address, local_address, round_trip, mut socket } = shaken;
     let mut notes = config.notes.clone();
     notes.append(&mut observed.state().notes.clone());

@@ -62,6 +62,7 @@ async fn error_of(config: &SftpConfig) -> Error {
 
 #[derive(Default)]
 struct Counts {
+    connections: AtomicUsize,
     requests: AtomicUsize,
     passwords: AtomicUsize,
 }
@@ -101,6 +102,7 @@ impl Counting {
 impl server::Server for Counting {
     type Handler = Self;
     fn new_client(&mut self, _: Option<SocketAddr>) -> Self {
+        self.counts.connections.fetch_add(1, Ordering::SeqCst);
         self.clone()
     }
 }
@@ -172,6 +174,10 @@ impl Counted {
 
     fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
     }
 
     fn passwords(&self) -> usize {
@@ -431,3 +437,32 @@ async fn a_session_can_be_cut_short_at_its_socket() {
 
 #[path = "openssh_tests.rs"]
 mod openssh;
+
+// Mutations: `open_ahead` takes nothing that was begun; `reached` looks at no distance; its task does not wait for the proof.
+#[tokio::test]
+async fn sessions_begun_over_a_long_way_say_nothing_of_the_user_before_one_has_logged_in() {
+    let server = counting(&[MethodKind::Password], false).await;
+    let mut config = server.pinned();
+    config.password = Some(Secret::new("right"));
+    let trust = Arc::new(Trust::load(&config).unwrap());
+    let (keys, certificates) = trust.host_key_algorithms(&[]);
+    let preferred = preferred(config.algorithms, keys, certificates);
+    let ahead = Ahead::default();
+    let reached = |sessions, milliseconds| {
+        ahead.expect(sessions);
+        ahead.reached(Duration::from_millis(milliseconds), &config, &trust, &preferred);
+    };
+    reached(2, 1);
+    assert!(ahead.take().await.is_none(), "nothing is begun for a server that is near");
+    reached(1, 50);
+    let taken = tokio::time::timeout(Duration::from_millis(300), ahead.take()).await;
+    assert!(taken.is_err(), "it waits for the proof");
+    assert_eq!((server.connections(), server.requests()), (1, 0));
+    reached(1, 50);
+    open_session(&config).await.unwrap();
+    ahead.prove();
+    open_ahead(&config, &ahead).await.unwrap();
+    assert_eq!((server.connections(), server.passwords()), (3, 2), "the one that was begun");
+    open_ahead(&config, &ahead).await.unwrap();
+    assert_eq!((server.connections(), server.passwords()), (4, 3), "one of its own");
+}

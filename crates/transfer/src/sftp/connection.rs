@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use model::{Algorithm, Digest, Endpoint, RemotePath};
 
+use super::ahead::Ahead;
 use super::config::SftpConfig;
-use super::connect::{Opened, open_session};
+use super::connect::{Opened, open_ahead};
 use super::error::{EOF, FAILURE, Failure, Lost, NO_SUCH_FILE, OP_UNSUPPORTED};
 use super::link;
 use super::probe::{self, Found};
@@ -35,11 +36,12 @@ const MAX_EMPTY_PAGES: usize = 16;
 #[derive(Debug, Clone)]
 pub struct SftpConnector {
     config: Arc<SftpConfig>,
+    ahead: Arc<Ahead>,
 }
 
 impl SftpConnector {
     pub fn new(config: SftpConfig) -> Self {
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config), ahead: Arc::default() }
     }
 }
 
@@ -49,10 +51,14 @@ impl Connector for SftpConnector {
         &self.config.endpoint
     }
 
+    fn expect(&self, sessions: usize) {
+        self.ahead.expect(sessions);
+    }
+
     async fn connect(&self) -> Result<Box<dyn Connection>> {
         const OPERATION: &str = "start SFTP on";
         let subject = || Subject::Server(self.config.endpoint.to_string());
-        let Opened { handle, identity, socket } = open_session(&self.config).await?;
+        let Opened { handle, identity, socket } = open_ahead(&self.config, &self.ahead).await?;
         let start = async {
             let (outbound, inbound) = link::open(handle).await?;
             Session::start(outbound, inbound, self.config.stall_timeout).await
@@ -285,7 +291,7 @@ impl Connection for SftpConnection {
     async fn open(&self, path: &RemotePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let read = if options.read { wire::READ } else { 0 };
         let (mode, permissions) = match options.mode {
-            OpenMode::CreateNew => (wire::CREATE | wire::EXCLUSIVE, options.permissions),
+            OpenMode::CreateNew | OpenMode::CreateOwn => (wire::CREATE | wire::EXCLUSIVE, options.permissions),
             // Offsets may be written anyway.
             OpenMode::Existing | OpenMode::Continue(_) => (0, None),
             OpenMode::Truncate => (wire::CREATE | wire::TRUNCATE, options.permissions),

@@ -1,6 +1,7 @@
 //! SFTP version 3 over SSH: our own small client. `connect` proves the server and logs in, `session` speaks over one
 //! channel, `wire` knows the packets, `connection` and `writer` answer the port of the engine.
 
+mod ahead;
 mod auth;
 mod config;
 mod connect;

@@ -263,20 +263,23 @@ async fn mistakes_in_batches(server: &FtpServer, verb: &'static str, extra: &'st
         let _ = std::fs::remove_file(server.file("final"));
         let _ = std::fs::remove_file(server.file("new"));
     }
-    let connection = connected(server).await;
-    arm();
     let options = CreateOptions { mode: OpenMode::CreateNew, read: false, permissions: None };
-    let (found, opened) = connection.look_and_open(&path("there"), &path("part"), options).await;
-    if found.is_ok_and(|found| found.map(|found| found.size) != Some(5)) {
-        mistakes.push("look before the upload");
+    for (mode, part) in [(OpenMode::CreateOwn, "own"), (OpenMode::CreateNew, "part")] {
+        let connection = connected(server).await;
+        arm();
+        let (found, opened) = connection.look_and_open(&path("there"), &path(part), CreateOptions { mode, ..options }).await;
+        if found.is_ok_and(|found| found.map(|found| found.size) != Some(5)) {
+            mistakes.push("look before the upload");
+        }
+        if let Ok(writer) = opened
+            && writer.write_at(0, Bytes::from_static(b"content")).await.is_ok()
+            && writer.close().await.is_ok()
+            && std::fs::read(server.file(part)).is_ok_and(|content| content != b"content")
+        {
+            mistakes.push("upload");
+        }
     }
-    if let Ok(writer) = opened
-        && writer.write_at(0, Bytes::from_static(b"content")).await.is_ok()
-        && writer.close().await.is_ok()
-        && std::fs::read(server.file("part")).is_ok_and(|content| content != b"content")
-    {
-        mistakes.push("upload");
-    }
+    let connection = connected(server).await;
     if put(&*connection, "cut", b"con").await.is_ok() {
         arm();
         let options = CreateOptions { mode: OpenMode::Continue(3), ..options };
@@ -291,7 +294,7 @@ async fn mistakes_in_batches(server: &FtpServer, verb: &'static str, extra: &'st
     mistakes
 }
 
-// Mutations: `renamed_and_looked` does not look at the answer to PWD; `prepare` does not look at the answer to REST.
+// Mutations: `renamed_and_looked` looks neither for facts nor at the answer to PWD; `prepare` does not look at the answer to REST.
 #[tokio::test]
 async fn an_answer_too_many_in_a_batch_is_never_taken_for_another() {
     let mut wrong = Vec::new();

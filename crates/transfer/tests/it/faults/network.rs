@@ -132,10 +132,15 @@ async fn each_large_file_has_a_connection_of_its_own_while_more_may_be_opened() 
     let (engine, _) = ferry.engine(&CancellationToken::new());
     let mut seats = Vec::new();
     for _ in 0..4 {
-        seats.push(engine.pool().seat_apart().await.unwrap());
+        seats.push(engine.pool().seat_apart(5 << 20).await.unwrap());
     }
     let ids: std::collections::BTreeSet<u64> = seats.iter().map(|seat| seat.id()).collect();
     assert_eq!(ids.len(), 3, "the fourth shares one of three");
+    drop(seats);
+    // A file that travels over all of them takes the first that is free and waits for no login.
+    let (engine, _) = ferry.engine(&CancellationToken::new());
+    let seats = [engine.pool().seat_apart(8 << 20).await.unwrap(), engine.pool().seat_apart(8 << 20).await.unwrap()];
+    assert_eq!(seats[0].id(), seats[1].id());
 }
 
 // D2. Mutation: `stalled` never finds a stall.

@@ -193,3 +193,17 @@ async fn a_server_that_never_renames_is_asked_once_and_the_way_out_is_named() {
     assert_eq!(voyage.commands("RNFR").len(), 1);
     assert_ne!(voyage.kept("a").finished.map(|finished| finished.state), Some(FileState::Delivered));
 }
+
+// Mutations: the engine opens its own name with `CreateNew`; `renamed_and_looked` asks PWD in any case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_file_takes_nine_commands() {
+    let mut voyage = Voyage::new(able(), &[("small", 1000)]).await;
+    voyage.cargo.ferry.wishes.verify = "size".parse().unwrap();
+    voyage.run().await.unwrap();
+    voyage.assert_delivered("small");
+    let verbs: Vec<String> =
+        voyage.server.recorder().commands().iter().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect();
+    let first = verbs.iter().position(|verb| verb == "MLST").expect("a look at the name");
+    let of_file: Vec<&str> = verbs[first..].iter().map(String::as_str).filter(|verb| *verb != "QUIT").collect();
+    assert_eq!(of_file, ["MLST", "EPSV", "STOR", "MFMT", "SIZE", "MLST", "RNFR", "RNTO", "MLST"]);
+}

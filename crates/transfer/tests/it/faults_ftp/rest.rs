@@ -35,12 +35,31 @@ async fn what_cannot_be_resumed_starts_over_under_another_name_and_says_so() {
         voyage.assert_delivered(&format!("{rule:?}"));
         let delivery = voyage.delivered("large", "resume");
         assert_eq!((delivery.bytes_resumed, delivery.attempts), (0, 2), "{rule:?}");
+        // The one that was cut, the one after it, and the one on which going on was tried.
         let names: BTreeSet<String> = voyage.commands("STOR ").into_iter().collect();
-        assert_eq!(names.len(), 2, "{rule:?}: {names:?}");
+        assert_eq!(names.len(), if rule == RestartRule::Unknown { 2 } else { 3 }, "{rule:?}: {names:?}");
         // The probe alone asked to go on.
         let asked = voyage.commands("REST ");
         assert!(asked.iter().all(|line| line == "REST 0" || line == "REST 16"), "{rule:?}: {asked:?}");
         assert!(voyage.commands("APPE").is_empty());
+    }
+}
+
+// Mutations: `learn_to_continue_first` tries in any case; `reopen_stream` does not try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn far_away_a_server_is_tried_when_a_file_was_cut_and_not_before() {
+    for (rule, cut) in [(RestartRule::Able, false), (RestartRule::Able, true), (RestartRule::DownloadsOnly, true)] {
+        let voyage = Voyage::new(Behaviour { restart: Restart { rule, ..Restart::default() }, ..able() }, &[("large", SIZE)]).await;
+        voyage.proxy.round_trip(std::time::Duration::from_millis(30));
+        if cut {
+            voyage.proxy.on(Scope::Data).rule(Direction::ToServer, Counted::OverAll, 2_000_000, proxy::Action::Cut(How::Rst));
+        }
+        let notes = notes_of(&voyage).await;
+        voyage.assert_delivered(&format!("{rule:?}, {cut}"));
+        assert_eq!(voyage.commands("REST 16").len(), usize::from(cut), "{rule:?}: {:?}", voyage.commands("REST "));
+        let works = rule == RestartRule::Able;
+        assert_eq!(voyage.delivered("large", "far").attempts, if works { 1 } else { 2 }, "{rule:?}: goes on, or starts over");
+        assert_eq!(notes.iter().any(|note| note.contains("resume=not_supported")), !works, "{notes:?}");
     }
 }
 

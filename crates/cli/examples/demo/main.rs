@@ -1,6 +1,8 @@
 //! `make demo`: a sandbox S3 store, a sandbox SFTP server and a strict FTPS server on loopback, and the real `fileferry` between them.
 //! Every step checks what it shows, so the demonstration fails when the program does.
 
+mod governed;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -96,7 +98,9 @@ impl Stage {
         title("7. Receipts: signed, and any changed byte shows");
         self.receipts()?;
 
-        title("8. What happened on this machine");
+        self.govern().await?;
+
+        title("13. What the copies of this machine did");
         self.expect(0, &["history"])?;
 
         title("With your own servers");
@@ -107,6 +111,7 @@ impl Stage {
         println!("  fileferry copy … --host-key SHA256:…     # instead of known_hosts, once the partner confirmed it");
         println!("  fileferry copy … --dry-run               # what would be sent, under which names");
         println!("  fileferry resume                         # after anything went wrong");
+        println!("  fileferry serve                          # the service; docs/guide/service.md has its first ten lines");
         Ok(())
     }
 
@@ -204,6 +209,15 @@ impl Stage {
 
     fn start(&self, arguments: &[&str], quiet_input: bool) -> Result<Child> {
         println!("\n$ fileferry {}", arguments.join(" "));
+        let mut command = self.command(arguments);
+        if quiet_input {
+            command.stdin(Stdio::null());
+        }
+        command.spawn().with_context(|| format!("start {}", self.program.display()))
+    }
+
+    /// The program in a home of its own.
+    fn command(&self, arguments: &[&str]) -> Command {
         let home = self.home.path();
         let mut command = Command::new(&self.program);
         command
@@ -219,10 +233,7 @@ impl Stage {
             .env("FILEFERRY_KNOWN_HOSTS", home.join("known_hosts"))
             .env("BANK_PASSWORD", self.ftps.password())
             .env_remove("SSH_AUTH_SOCK");
-        if quiet_input {
-            command.stdin(Stdio::null());
-        }
-        command.spawn().with_context(|| format!("start {}", self.program.display()))
+        command
     }
 }
 

@@ -1,0 +1,112 @@
+//! No approved ticket pair, no bytes: both tickets are read back when a transfer begins and again before a file gets
+//! its name.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use integrations::{Fault, Ticket, TicketSystem};
+use jiff::{SignedDuration, Timestamp};
+use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TicketState, TransferId};
+use store::{RequestRecord, Store};
+use transfer::port::{PublishGate, Verdict};
+use transfer::{Pin, Subject};
+
+use crate::error::{Error, Result};
+use crate::ledger::StoreLedger;
+
+/// An approved transfer, as far as its tickets are concerned.
+#[derive(Debug)]
+pub struct Governed {
+    request: RequestRecord,
+    tickets: Arc<dyn TicketSystem>,
+}
+
+impl Governed {
+    pub async fn of(store: &Store, transfer: &TransferId, tickets: Arc<dyn TicketSystem>) -> Result<Self> {
+        let request = store.request(transfer, Timestamp::now()).await?;
+        let request = request.ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {transfer} was not asked for")))?;
+        Ok(Self::new(request.record, tickets))
+    }
+
+    pub fn new(request: RequestRecord, tickets: Arc<dyn TicketSystem>) -> Self {
+        Self { request, tickets }
+    }
+
+    /// `ticket_invalid` is a definite no, `ticket_unavailable` means that nobody answered. With `max_age` the user ticket
+    /// must not be older.
+    pub async fn check(&self, max_age: Option<(SignedDuration, Timestamp)>) -> Result<()> {
+        let (Some(user), Some(audit)) = (&self.request.user_ticket, &self.request.audit_ticket) else {
+            return Err(refused("the transfer has no pair of tickets"));
+        };
+        if user == audit {
+            return Err(refused(format!("{user} cannot be both tickets of a transfer")));
+        }
+        let user = self.read(user, TicketKind::User).await?;
+        self.read(audit, TicketKind::Audit).await?;
+        if !matches!(user.state, TicketState::New | TicketState::InProgress) {
+            return Err(refused(format!("ticket {} is {}", user.number, user.state)));
+        }
+        if user.opened_by != self.request.user && user.group.is_empty() {
+            return Err(refused(format!("ticket {} belongs to neither {} nor a group", user.number, self.request.user)));
+        }
+        if let Some((most, now)) = max_age
+            && now.duration_since(user.opened_at) > most
+        {
+            return Err(refused(format!("ticket {} was opened too long ago, on {}", user.number, user.opened_at)));
+        }
+        Ok(())
+    }
+
+    async fn read(&self, number: &str, kind: TicketKind) -> Result<Ticket> {
+        let ticket = self.tickets.read(number).await.map_err(|fault| match fault {
+            Fault::Refused(why) => refused(format!("ticket {number}: {why}")),
+            Fault::Unavailable(why) | Fault::Unknown(why) => {
+                Error::new(ErrorClass::TicketUnavailable, format!("the ticket system does not answer about {number}: {why}"))
+            }
+        })?;
+        let ticket = ticket.ok_or_else(|| refused(format!("there is no ticket {number}")))?;
+        if ticket.kind != kind {
+            return Err(refused(format!("ticket {number} is not the {kind} ticket")));
+        }
+        if ticket.transfer != self.request.transfer {
+            return Err(refused(format!("ticket {number} is for another transfer")));
+        }
+        if ticket.spec_hash != self.request.spec_hash {
+            return Err(refused(format!("ticket {number} approves something else than this transfer")));
+        }
+        Ok(ticket)
+    }
+
+    /// Asks the tickets, then our own records.
+    pub fn gate(self: &Arc<Self>, ledger: Arc<StoreLedger>) -> Arc<dyn PublishGate> {
+        Arc::new(Gate { governed: self.clone(), ledger })
+    }
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorClass::TicketInvalid, why)
+}
+
+struct Gate {
+    governed: Arc<Governed>,
+    ledger: Arc<StoreLedger>,
+}
+
+#[async_trait]
+impl PublishGate for Gate {
+    async fn may_publish(&self, file: FileNumber, pin: &Pin, path: &RemotePath) -> transfer::Result<Verdict> {
+        match self.governed.check(None).await {
+            Ok(()) => {}
+            // Approved when it began: an outage does not stop what is under way.
+            Err(error) if error.class == ErrorClass::TicketUnavailable => {
+                tracing::warn!(transfer = %self.governed.request.transfer, error = %error.message, "published without asking the tickets again");
+            }
+            Err(error) if error.class == ErrorClass::TicketInvalid => {
+                let refusal = transfer::Error::new(error.class, "publish", path).because(error);
+                return Ok(Verdict::Refused(refusal));
+            }
+            Err(error) => return Err(transfer::Error::new(error.class, "ask the gate", Subject::Nothing).because(error)),
+        }
+        self.ledger.may_publish(file, pin, path).await
+    }
+}

@@ -1,0 +1,4 @@
+//! The service on real parts: an S3 server, a partner's SFTP server, a store on disk.
+
+mod scene;
+mod service;
