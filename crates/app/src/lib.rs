@@ -11,6 +11,7 @@ pub mod feed;
 pub mod follow;
 pub mod forecast;
 pub mod history;
+pub mod journal;
 pub mod ledger;
 pub mod letter;
 pub mod logins;

@@ -1,9 +1,11 @@
 //! Amazon States Language: definitions and their lint, and an interpreter that is a function of definition, state,
-//! event and time. It has no clock, no I/O and no tasks of its own; `trial` drives it with mocks and a clock that jumps.
+//! event and time. It has no clock, no I/O and no tasks of its own; `trial` drives it with mocks and a clock that jumps,
+//! `executor` for good: with tasks that run, a journal that remembers, and time that passes.
 
 mod chance;
 mod cursor;
 pub mod definition;
+pub mod executor;
 pub mod fault;
 mod filter;
 mod functions;
@@ -19,7 +21,7 @@ pub use chance::{Chance, Seeded};
 pub use definition::{Finding, Machine, Refused, Severity, lint};
 pub use fault::Fault;
 pub use graph::mermaid;
-pub use interpreter::{Command, Event, Execution, Frame, HistoryEvent, Rejected, Start, Status, Step, TaskRequest, step};
+pub use interpreter::{Command, Event, Execution, Frame, Head, HistoryEvent, Rejected, Start, Status, Step, TaskRequest, step};
 pub use intrinsic::Call;
 pub use path::{Path, PathError};
 pub use template::{Expression, Template};

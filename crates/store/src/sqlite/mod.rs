@@ -39,11 +39,13 @@ pub struct Options {
     pub allow_network_filesystem: bool,
     /// How long to wait for other processes before `Busy`.
     pub busy_limit: Duration,
+    /// Each commit takes so much longer, as on a slower disk. For measurements.
+    pub commit_delay: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_network_filesystem: false, busy_limit: Duration::from_secs(30) }
+        Self { allow_network_filesystem: false, busy_limit: Duration::from_secs(30), commit_delay: Duration::ZERO }
     }
 }
 
@@ -76,7 +78,7 @@ impl Store {
         let connection = open_writer(&path, options.busy_limit)?;
         let counters = Arc::new(Counters::default());
         let readers = Some(Arc::new(Readers::new(path.clone(), options.busy_limit)));
-        let jobs = Writer::start(connection, Some(path), options.busy_limit, counters.clone()).map_err(place::from_io)?;
+        let jobs = Writer::start(connection, Some(path), options.clone(), counters.clone()).map_err(place::from_io)?;
         Ok(Self { jobs, readers, counters })
     }
 
@@ -87,7 +89,7 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrations::migrate(&mut connection)?;
         let counters = Arc::new(Counters::default());
-        let jobs = Writer::start(connection, None, Duration::ZERO, counters.clone()).map_err(place::from_io)?;
+        let jobs = Writer::start(connection, None, Options::default(), counters.clone()).map_err(place::from_io)?;
         Ok(Self { jobs, readers: None, counters })
     }
 

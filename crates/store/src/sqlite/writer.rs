@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Options;
 use super::settings::Kind;
 use super::{
     deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings, slots, tickets,
@@ -45,7 +45,7 @@ pub(super) struct Counters {
 pub(super) struct Writer {
     /// `None` in memory.
     path: Option<PathBuf>,
-    busy_limit: Duration,
+    options: Options,
     /// `None` after it could not be rolled back; the next group opens another.
     connection: Option<Connection>,
     counters: Arc<Counters>,
@@ -55,11 +55,11 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         path: Option<PathBuf>,
-        busy_limit: Duration,
+        options: Options,
         counters: Arc<Counters>,
     ) -> std::io::Result<mpsc::Sender<Job>> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let writer = Self { path, busy_limit, connection: Some(connection), counters };
+        let writer = Self { path, options, connection: Some(connection), counters };
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(receiver))?;
         Ok(sender)
     }
@@ -128,13 +128,16 @@ impl Writer {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => match &self.path {
-                Some(path) => open_writer(path, self.busy_limit)?,
+                Some(path) => open_writer(path, self.options.busy_limit)?,
                 None => return Err(Error::bare(ErrorKind::Closed)),
             },
         };
         let result = carry_out(&connection, batches);
         if result.is_ok() {
             self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            if !self.options.commit_delay.is_zero() {
+                std::thread::sleep(self.options.commit_delay);
+            }
         } else if !connection.is_autocommit() && connection.execute_batch("ROLLBACK").is_err() {
             return result;
         }

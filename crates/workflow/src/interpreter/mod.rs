@@ -4,16 +4,18 @@
 mod children;
 mod context;
 mod history;
+mod kept;
 mod outcome;
 mod states;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use history::HistoryEvent;
+pub use kept::Head;
 
 use crate::chance::Chance;
 use crate::definition::{Machine, Resource, State};
@@ -107,12 +109,19 @@ pub enum Doing {
     Ready,
     Task {
         token: String,
+        timeout_seconds: Option<u64>,
         deadline: Option<Timestamp>,
         heartbeat_seconds: Option<u64>,
         heartbeat_by: Option<Timestamp>,
+        /// Whoever was given the token has taken it.
+        submitted: bool,
+        /// Kept, because filling them in a second time could draw other random numbers.
+        parameters: Value,
     },
     Wait {
         until: Timestamp,
+        /// The moment was named, and not counted from the state's entry: it stays where it is when the clock is set.
+        named: bool,
     },
     Retry {
         at: Timestamp,
@@ -142,7 +151,7 @@ impl Frame {
     /// When something happens to this frame by itself.
     pub fn wakes(&self) -> Option<Timestamp> {
         match &self.doing {
-            Doing::Wait { until } => Some(*until),
+            Doing::Wait { until, .. } => Some(*until),
             Doing::Retry { at } => Some(*at),
             Doing::Task { deadline, heartbeat_by, .. } => [*deadline, *heartbeat_by].into_iter().flatten().min(),
             _ => None,
@@ -179,6 +188,10 @@ pub enum Event {
     },
     /// Goes on from the state that failed.
     Redrive,
+    /// The clock was set by so much; what was counted from its old time moves with it.
+    ClockMoved {
+        by: SignedDuration,
+    },
 }
 
 /// What is to be done now.
@@ -279,7 +292,7 @@ pub fn step(machine: &Machine, execution: &mut Execution, event: Event, now: Tim
         Event::Clock => run.clock(),
         Event::TaskSubmitted { token, output } => {
             let id = run.task_frame(&token)?;
-            run.task_event(id, "TaskSubmitted", [("output", Value::String(output.to_string()))]);
+            run.task_submitted(id, &output);
         }
         Event::Heartbeat { token } => {
             let id = run.task_frame(&token)?;
@@ -295,6 +308,7 @@ pub fn step(machine: &Machine, execution: &mut Execution, event: Event, now: Tim
         }
         Event::Abort { error, cause } => run.end(Status::Aborted(Fault { error, cause })),
         Event::Redrive => run.redrive(),
+        Event::ClockMoved { by } => run.clock_moved(by),
     }
     Ok(run.settle())
 }
@@ -302,7 +316,7 @@ pub fn step(machine: &Machine, execution: &mut Execution, event: Event, now: Tim
 /// A moment so many seconds later; the end of time where there is none.
 fn after(now: Timestamp, seconds: u64) -> Timestamp {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 /// One step under way.

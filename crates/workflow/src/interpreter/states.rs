@@ -106,11 +106,11 @@ impl Run<'_> {
             Kind::Wait(wait) => {
                 let until = self.looking(id, &input, None, |scope, _| moment(wait, scope))?;
                 let now = self.now;
-                let until = match until {
-                    Until::Moment(moment) => moment,
-                    Until::Seconds(seconds) => after(now, seconds),
+                let (until, named) = match until {
+                    Until::Moment(moment) => (moment, true),
+                    Until::Seconds(seconds) => (after(now, seconds), false),
                 };
-                self.frame(id).doing = Doing::Wait { until };
+                self.frame(id).doing = Doing::Wait { until, named };
                 if until <= now {
                     self.wait_is_over(id);
                 }
@@ -163,7 +163,15 @@ impl Run<'_> {
         self.task_event(id, "TaskScheduled", scheduled);
         self.task_event(id, "TaskStarted", []);
         let frame = self.frame(id);
-        frame.doing = Doing::Task { token: token.clone(), deadline, heartbeat_seconds, heartbeat_by };
+        frame.doing = Doing::Task {
+            token: token.clone(),
+            timeout_seconds: timeout,
+            deadline,
+            heartbeat_seconds,
+            heartbeat_by,
+            submitted: false,
+            parameters: parameters.clone(),
+        };
         let attempt = frame.retry_count;
         let request = TaskRequest {
             frame: id,

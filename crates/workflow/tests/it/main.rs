@@ -4,6 +4,7 @@
 mod conformance;
 mod engines;
 mod execution;
+mod executor;
 mod linting;
 mod properties;
 mod transfer;

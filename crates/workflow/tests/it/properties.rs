@@ -56,7 +56,7 @@ fn path() -> impl Strategy<Value = String> {
         .prop_map(|(context, steps)| format!("{}{}", if context { "$$" } else { "$" }, steps.concat()))
 }
 
-fn data() -> impl Strategy<Value = Value> {
+pub fn data() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -136,11 +136,11 @@ fn state(depth: u32) -> BoxedStrategy<Value> {
 }
 
 /// Machines whose states follow each other; `prefix` keeps the names of different machines apart.
-fn states(depth: u32) -> BoxedStrategy<Value> {
+pub fn states(depth: u32) -> BoxedStrategy<Value> {
     prop::collection::vec(state(depth), 1..4).prop_map(|states| json!({ "States": states })).boxed()
 }
 
-fn named(machine: &Value, prefix: &str) -> Value {
+pub fn named(machine: &Value, prefix: &str) -> Value {
     let states = machine["States"].as_array().unwrap();
     let mut named = serde_json::Map::new();
     for (index, state) in states.iter().enumerate() {
@@ -174,7 +174,7 @@ fn named(machine: &Value, prefix: &str) -> Value {
     json!({"StartAt": format!("{prefix}0"), "States": named})
 }
 
-fn task_names(machine: &Value, found: &mut Vec<String>) {
+pub fn task_names(machine: &Value, found: &mut Vec<String>) {
     for (name, state) in machine["States"].as_object().unwrap() {
         if state["Type"] == "Task" {
             found.push(name.clone());
@@ -184,7 +184,7 @@ fn task_names(machine: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn answers() -> impl Strategy<Value = Vec<Value>> {
+pub fn answers() -> impl Strategy<Value = Vec<Value>> {
     let answer = prop_oneof![
         3 => (data(), 0..12_u64).prop_map(|(data, delay)| json!({"Return": data, "Delay": delay})),
         2 => prop::sample::select(vec!["E", "F", "States.Timeout"]).prop_map(|error| json!({"Throw": {"Error": error, "Cause": "c"}})),

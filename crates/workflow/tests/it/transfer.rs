@@ -25,11 +25,11 @@ const DUTIES: [&str; 11] = [
 
 const TAIL: [&str; 3] = ["UpdateServiceNow", "NotifyUser", "CleanupAndLogout"];
 
-fn definition() -> Value {
+pub fn definition() -> Value {
     serde_json::from_str(TEXT).unwrap()
 }
 
-fn input() -> Value {
+pub fn input() -> Value {
     json!({"transfer_id": "aeaqcaibaeaqcaib", "run": 1, "worker_queue": "QUEUE:work"})
 }
 
@@ -61,17 +61,17 @@ fn thrown(error: &str) -> Value {
 }
 
 /// A way through the machine: what is answered, and how it must end.
-struct Way {
-    name: String,
-    mocks: Map<String, Value>,
-    error: Option<&'static str>,
+pub struct Way {
+    pub name: String,
+    pub mocks: Map<String, Value>,
+    pub error: Option<&'static str>,
     /// States that must be entered, in this order.
-    through: Vec<&'static str>,
+    pub through: Vec<&'static str>,
     /// Takes minutes on an engine whose clock does not jump.
-    slow: bool,
+    pub slow: bool,
 }
 
-fn ways() -> Vec<Way> {
+pub fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
     let mut way = |name: &str, strategy: &str, mover: &str, changes: Value, error: Option<&'static str>, through: &[&'static str]| {
         let mut mocks = well(strategy, mover);
@@ -215,7 +215,7 @@ fn ways() -> Vec<Way> {
 }
 
 /// What lambda:invoke makes of a function's answer; a worker's answer is not wrapped.
-fn wrapped(mocks: &Map<String, Value>) -> Value {
+pub fn wrapped(mocks: &Map<String, Value>) -> Value {
     let wrap = |(state, answers): (&String, &Value)| {
         let answers = if state.ends_with("ByWorker") { answers.clone() } else { super::wrapped(answers) };
         (state.clone(), answers)
