@@ -82,7 +82,15 @@ async fn collect(body: Body) -> Result<bytes::Bytes, Refused> {
     }
 }
 
-/// What serde says, with the field that was meant where one was misspelt. Values are not repeated beyond what serde shows.
+/// A text that was given where something else belongs is not repeated: it may be a secret.
+fn without_value(error: &str) -> String {
+    match (error.find(": string \""), error.rfind("\", expected")) {
+        (Some(begin), Some(end)) if begin < end => format!("{}: a text{}", &error[..begin], &error[end + 1..]),
+        _ => error.to_owned(),
+    }
+}
+
+/// What serde says, with the field that was meant where one was misspelt.
 fn misread(error: &str) -> Refused {
     let mut ticks = error.split('`').skip(1).step_by(2);
     let next = match error.starts_with("unknown field `") {
@@ -96,7 +104,7 @@ fn misread(error: &str) -> Refused {
         }
         false => "correct the body; docs/guide/service.md shows one".to_owned(),
     };
-    let shown: String = model::escape_name(error).chars().take(300).collect();
+    let shown: String = model::escape_name(&without_value(error)).chars().take(300).collect();
     Refused::invalid(format!("the body is not what this request takes: {shown}"), &next)
 }
 
@@ -137,6 +145,8 @@ mod tests {
     fn a_misspelt_field_is_answered_with_the_one_that_was_meant() {
         let refused = misread("unknown field `conector`, expected one of `source`, `connector`, `priority` at line 1 column 11");
         assert_eq!((refused.0.status, refused.0.next.as_str()), (422, "did you mean \"connector\"?"));
+        let refused = misread("invalid type: string \"hunter2\", expected struct PutSecret at line 1 column 9");
+        assert!(!refused.0.detail.contains("hunter2") && refused.0.detail.contains("a text, expected struct"), "{}", refused.0.detail);
         let refused = misread("unknown field `zzzzzzzz`, expected one of `source`, `connector`");
         assert_eq!(refused.0.next, "its fields are source, connector");
     }

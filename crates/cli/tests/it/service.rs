@@ -16,6 +16,8 @@ struct Served {
     child: Child,
     /// Everything it says, read so that it never waits for a reader.
     said: std::sync::Arc<std::sync::Mutex<String>>,
+    /// Its first line.
+    serving: Value,
 }
 
 impl Drop for Served {
@@ -41,8 +43,8 @@ fn serve(shop: &Shop, more: &[&str]) -> Served {
     });
     out.read_line(&mut first).unwrap();
     assert!(first.contains(r#""type":"serving""#), "{first}{}", said.lock().unwrap());
-    said.lock().unwrap().push_str(&first);
-    Served { child, said }
+    let serving = serde_json::from_str(&first).unwrap();
+    Served { child, said, serving }
 }
 
 /// A partner who takes a password, and a service that knows it, its server and the bucket.
@@ -96,8 +98,7 @@ async fn the_ten_lines_of_the_guide_deliver_a_file_with_proof() {
 
     let receipts = done(shop.run(&["transfer", "receipt", &id]));
     let file = shop.home.write("receipts.jsonl", &receipts.out);
-    let key = service.said.lock().unwrap().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    let key = key.unwrap()["receipt_key"].as_str().unwrap().to_owned();
+    let key = service.serving["receipt_key"].as_str().unwrap().to_owned();
     let verified = done(shop.run(&["receipt", "verify", text(&file), "--key", &key]));
     assert!(verified.out.contains(r#""intact":1"#), "{}", verified.out);
 

@@ -12,7 +12,7 @@ async fn a_body_is_bounded_in_size_depth_and_form() {
     let compressed = format!("{JSON}content-encoding: gzip\r\n");
     for (headers, body, status, words) in [
         (JSON, huge.as_str(), 413, "larger than"),
-        (JSON, deep.as_str(), 422, "invalid type"),
+        (JSON, deep.as_str(), 422, "not what this request takes"),
         (compressed.as_str(), "{}", 415, "compressed"),
         ("", "{}", 415, "application/json"),
         (JSON, "", 422, "EOF"),
@@ -30,6 +30,9 @@ async fn a_body_is_bounded_in_size_depth_and_form() {
         assert!(answer.contains(words), "{start}: {answer}");
         assert!(answer.len() < 2_000, "an answer does not repeat what was sent");
     }
+    let deep = format!(r#"{{"settings": {deep}"#);
+    let (status, answer) = service.ask("PUT", "/api/connectors/partner", JSON, &deep).await;
+    assert!(status == 422 && answer.contains("recursion"), "{answer}");
     assert_eq!(service.client.health().await.unwrap().status, "ok");
 }
 
