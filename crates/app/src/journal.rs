@@ -153,10 +153,19 @@ impl Journal<Effects> for StoreJournal {
     }
 
     async fn open(&self, after: u64, limit: usize) -> Result<Vec<(u64, Stored)>, JournalError> {
-        let page = self.store.open_executions(after, u32::try_from(limit).unwrap_or(u32::MAX)).await.map_err(unavailable)?;
-        let mut open = Vec::with_capacity(page.len());
-        for execution in page {
-            open.push((execution.number, self.stored(execution).await?));
+        let (mut after, mut open) = (after, Vec::new());
+        while open.is_empty() {
+            let page = self.store.open_executions(after, u32::try_from(limit).unwrap_or(u32::MAX)).await.map_err(unavailable)?;
+            let Some(last) = page.last() else { break };
+            after = last.number;
+            for execution in page {
+                let (number, name) = (execution.number, execution.record.name.clone());
+                match self.stored(execution).await {
+                    Ok(stored) => open.push((number, stored)),
+                    // It stays as it is, for a program that can read it; the others go on.
+                    Err(error) => tracing::error!(execution = name, %error, "an open execution cannot be taken up"),
+                }
+            }
         }
         Ok(open)
     }

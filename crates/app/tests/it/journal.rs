@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use app::journal::{Effects, StoreJournal, SystemChance};
 use async_trait::async_trait;
+use model::ExecutionStatus;
 use serde_json::json;
-use store::{Lesson, Mutation, Store};
+use store::{CreateExecution, ExecutionRecord, Frame, Lesson, Mutation, Store};
 use workflow::executor::{Answer, Error, Executor, Journal, NewExecution, Options, Ports, Running, SystemClock, TaskCall, TaskHandler};
 use workflow::{Chance, Status};
 
@@ -92,6 +93,43 @@ async fn what_is_read_is_what_was_written() {
     assert!(journal.open(0, 10).await.unwrap().is_empty());
     assert!(journal.load("e").await.unwrap().unwrap().execution.frames.is_empty());
     assert!(journal.load("nobody").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_execution_that_cannot_be_read_keeps_no_other_from_going_on() {
+    let store = Store::open_in_memory().await.unwrap();
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    for (name, head) in [
+        ("unreadable", "{}"),
+        ("strange", r#"{"started":"2026-01-01T00:00:00Z","status":"Running","redrives":0,"next_frame":1,"next_task":1,"last_event":0}"#),
+    ] {
+        let record = ExecutionRecord {
+            name: name.into(),
+            transfer: None,
+            definition: "00".repeat(32),
+            status: ExecutionStatus::Running,
+            head: head.into(),
+            wakes: None,
+            last_event: 0,
+            started_at: now,
+            updated_at: now,
+            finished_at: None,
+        };
+        let start = workflow::Start { name: name.into(), ..workflow::Start::default() };
+        let frames = vec![Frame { id: 0, body: serde_json::to_string(&start).unwrap() }];
+        let create = CreateExecution { record, definition_text: "no definition".into(), frames, history: Vec::new() };
+        store.commit(Mutation::CreateExecution(Box::new(create))).await.unwrap();
+    }
+    let first = executor(&store);
+    first.start(NewExecution { definition: waiting(), ..new("e") }, Vec::new()).await.unwrap();
+    first.shutdown(Duration::from_secs(1)).await;
+    let second = executor(&store);
+    assert_eq!(second.resume().await, Ok(1));
+    assert!(matches!(second.ended("e").await, Ok(Status::Succeeded { .. })));
+}
+
+fn waiting() -> String {
+    json!({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 1, "End": true}}}).to_string()
 }
 
 #[test]

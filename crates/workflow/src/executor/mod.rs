@@ -197,7 +197,12 @@ impl<E: Effects> Executor<E> {
             let Some((last, _)) = page.last() else { return Ok(count) };
             after = *last;
             for (_, stored) in page {
-                count += usize::from(self.core.adopt(stored)?);
+                let name = stored.execution.start.name.clone();
+                match self.core.adopt(stored) {
+                    Ok(new) => count += usize::from(new),
+                    // One that cannot be carried on keeps no other from it.
+                    Err(error) => self.core.watcher.dropped(&name, &error.to_string()),
+                }
             }
         }
     }
