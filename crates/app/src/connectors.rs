@@ -60,7 +60,7 @@ pub struct ConnectorSettings {
     /// Transfers at once; `None`: [`DEFAULT_LIMIT`].
     pub limit: Option<u32>,
     pub approval: Approval,
-    /// How old a ticket may be; `None`: any age.
+    /// How old a ticket may be when a transfer begins; `None`: the service's own limit.
     pub max_age: Option<Duration>,
     pub when_tickets_unreachable: WhenUnreachable,
     /// The group that tickets are assigned to.

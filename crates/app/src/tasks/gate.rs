@@ -11,6 +11,7 @@ use store::{RequestRecord, Store};
 use transfer::port::{PublishGate, Verdict};
 use transfer::{Pin, Subject};
 
+use crate::connectors::{self, ConnectorSettings, WhenUnreachable};
 use crate::error::{Error, Result};
 use crate::ledger::StoreLedger;
 
@@ -19,17 +20,20 @@ use crate::ledger::StoreLedger;
 pub struct Governed {
     request: RequestRecord,
     tickets: Arc<dyn TicketSystem>,
+    /// What the connector says of a time in which nobody answers about tickets.
+    unreachable: WhenUnreachable,
 }
 
 impl Governed {
     pub async fn of(store: &Store, transfer: &TransferId, tickets: Arc<dyn TicketSystem>) -> Result<Self> {
         let request = store.request(transfer, Timestamp::now()).await?;
         let request = request.ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {transfer} was not asked for")))?;
-        Ok(Self::new(request.record, tickets))
+        let connector = connector_of(store, &request.record).await?;
+        Ok(Self::new(request.record, tickets, connector.when_tickets_unreachable))
     }
 
-    pub fn new(request: RequestRecord, tickets: Arc<dyn TicketSystem>) -> Self {
-        Self { request, tickets }
+    pub fn new(request: RequestRecord, tickets: Arc<dyn TicketSystem>, unreachable: WhenUnreachable) -> Self {
+        Self { request, tickets, unreachable }
     }
 
     /// `ticket_invalid` is a definite no, `ticket_unavailable` means that nobody answered. With `max_age` the user ticket
@@ -83,6 +87,12 @@ impl Governed {
     }
 }
 
+/// The settings of a request's connector; the defaults where it is gone, which `may_transfer` refuses.
+pub(super) async fn connector_of(store: &Store, request: &RequestRecord) -> Result<ConnectorSettings> {
+    let name = request.connector.parse().map_err(|_| refused(format!("{} is no name of a connector", request.connector)))?;
+    Ok(connectors::load(store, &name).await?.unwrap_or_default())
+}
+
 fn refused(why: impl Into<String>) -> Error {
     Error::new(ErrorClass::TicketInvalid, why)
 }
@@ -97,11 +107,11 @@ impl PublishGate for Gate {
     async fn may_publish(&self, file: FileNumber, pin: &Pin, path: &RemotePath) -> transfer::Result<Verdict> {
         match self.governed.check(None).await {
             Ok(()) => {}
-            // Approved when it began: an outage does not stop what is under way.
-            Err(error) if error.class == ErrorClass::TicketUnavailable => {
+            // Approved when it began: an outage does not stop what is under way, unless that was agreed.
+            Err(error) if error.class == ErrorClass::TicketUnavailable && self.governed.unreachable == WhenUnreachable::Go => {
                 tracing::warn!(transfer = %self.governed.request.transfer, error = %error.message, "published without asking the tickets again");
             }
-            Err(error) if error.class == ErrorClass::TicketInvalid => {
+            Err(error) if matches!(error.class, ErrorClass::TicketInvalid | ErrorClass::TicketUnavailable) => {
                 let refusal = transfer::Error::new(error.class, "publish", path).because(error);
                 return Ok(Verdict::Refused(refusal));
             }

@@ -5,7 +5,7 @@ use serde_json::json;
 use store::RequestRecord;
 
 use super::Tasks;
-use super::gate::Governed;
+use super::gate::{Governed, connector_of};
 use super::step::{Done, Step, Stopped};
 use crate::binding;
 use crate::error::Error;
@@ -22,8 +22,10 @@ impl Tasks {
         }
         let spec: CopySpec = crate::manifest::parse(&record.spec)?;
         crate::policy::may_transfer(&self.store, request, &spec).await?;
-        let max_age = (step.run == 1).then_some((self.settings.ticket_max_age, self.clock.wall()));
-        let governed = Governed::new(request.clone(), self.tickets.clone());
+        let agreed = connector_of(&self.store, request).await?;
+        let most = agreed.max_age.and_then(|age| age.try_into().ok()).unwrap_or(self.settings.ticket_max_age);
+        let max_age = (step.run == 1).then_some((most, self.clock.wall()));
+        let governed = Governed::new(request.clone(), self.tickets.clone(), agreed.when_tickets_unreachable);
         self.take_up(step, request).await?;
         governed.check(max_age).await?;
         let totals = self.ferry.list(&step.transfer).await?;

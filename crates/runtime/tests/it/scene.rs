@@ -74,7 +74,12 @@ impl Scene {
 
     /// The connector, with so many slots.
     pub fn connect(&self, slots: u32) {
-        let settings = ConnectorSettings { url: self.url(), server: self.server(), limit: Some(slots), ..ConnectorSettings::default() };
+        self.connect_with(slots, |_| {});
+    }
+
+    pub fn connect_with(&self, slots: u32, agree: impl FnOnce(&mut ConnectorSettings)) {
+        let mut settings = ConnectorSettings { url: self.url(), server: self.server(), limit: Some(slots), ..ConnectorSettings::default() };
+        agree(&mut settings);
         let source = app::sources::SourceSettings { s3: self.s3_settings(), bucket: BUCKET.to_owned(), prefixes: Vec::new() };
         let (at, by) = (Timestamp::now(), "admin".to_owned());
         self.runtime.block_on(async {

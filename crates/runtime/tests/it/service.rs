@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use app::connectors::WhenUnreachable;
 use async_trait::async_trait;
 use integrations::{Fault, Ticket, TicketChange, TicketSystem};
 use model::{TicketKind, TransferState};
@@ -254,6 +255,8 @@ fn five_thousand_files_are_one_execution_with_few_events_and_one_notice() {
 struct Away {
     inner: Arc<dyn TicketSystem>,
     is_away: AtomicBool,
+    /// Nothing can be read either.
+    is_mute: AtomicBool,
     writes: Mutex<Vec<String>>,
     refused: AtomicUsize,
 }
@@ -261,6 +264,9 @@ struct Away {
 #[async_trait]
 impl TicketSystem for Away {
     async fn read(&self, number: &str) -> Result<Option<Ticket>, Fault> {
+        if self.is_mute.load(SeqCst) {
+            return Err(Fault::Unavailable("it is away".into()));
+        }
         self.inner.read(number).await
     }
 
@@ -280,6 +286,7 @@ fn a_ticket_system_that_is_away_delays_the_words_and_nothing_else() {
     let away = Arc::new(Away {
         inner: Arc::new(app::register::Register::new(scene.store.clone())),
         is_away: AtomicBool::new(true),
+        is_mute: AtomicBool::new(false),
         writes: Mutex::default(),
         refused: AtomicUsize::new(0),
     });
@@ -298,6 +305,31 @@ fn a_ticket_system_that_is_away_delays_the_words_and_nothing_else() {
     writes.dedup();
     assert_eq!((writes.len(), away.writes.lock().unwrap().len()), (2, 2), "each is said once");
     running.stop();
+}
+
+// Mutation: the gate goes on whatever the connector says.
+#[test]
+fn a_connector_decides_what_an_outage_of_the_ticket_system_does_before_publishing() {
+    for (agreed, end) in [(WhenUnreachable::Go, TransferState::Completed), (WhenUnreachable::Hold, TransferState::Held)] {
+        let mut scene = Scene::new();
+        let away = Arc::new(Away {
+            inner: Arc::new(app::register::Register::new(scene.store.clone())),
+            is_away: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
+            writes: Mutex::default(),
+            refused: AtomicUsize::new(0),
+        });
+        scene.settings.tickets = Some(away.clone());
+        scene.connect_with(5, |settings| settings.when_tickets_unreachable = agreed);
+        scene.bucket.put("large.bin", pattern(12 << 20));
+        scene.s3.set_bandwidth(Some(6 << 20));
+        let id = scene.submit("large.bin");
+        let running = scene.start();
+        scene.until("bytes travel", || scene.partner.recorder().bytes_written() > 1 << 20);
+        away.is_mute.store(true, SeqCst);
+        assert_eq!(scene.rests(&id), end, "{:#?}", scene.history(&id));
+        running.stop();
+    }
 }
 
 #[test]
