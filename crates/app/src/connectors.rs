@@ -65,7 +65,7 @@ pub struct ConnectorSettings {
     pub when_tickets_unreachable: WhenUnreachable,
     /// The group that tickets are assigned to.
     pub group: Option<String>,
-    /// When transfers may begin and publish; `None`: always.
+    /// When transfers may begin; `None`: always.
     pub window: Option<Window>,
     pub enabled: bool,
 }
