@@ -368,6 +368,7 @@ pub(crate) fn tuning(options: &app::Options) -> Tuning {
         budget: options.buffer.get(),
         bandwidth: options.bwlimit.clone(),
         backoff: Backoff { attempts: options.retries.max(1), ..Backoff::default() },
+        far: transfer::pool::FAR,
         thresholds: options.thresholds,
     }
 }

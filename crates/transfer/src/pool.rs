@@ -10,20 +10,21 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use crate::engine::Tuning;
 use crate::error::chain;
 use crate::meter::Meter;
 use crate::port::Logins;
 use crate::{Connection, Connector, Error, ErrorKind, Result, Subject, plan};
 
-/// From this round trip on a server counts as far: one TCP window no longer fills the line.
-const FAR: Duration = Duration::from_millis(10);
+/// From this round trip on a server counts as far: one TCP window no longer fills the line, and questions are dear.
+pub const FAR: Duration = Duration::from_millis(10);
 /// Measured: two connections fill a near server, four a far one (facts of the bench, part 2).
 const NEAR_CONNECTIONS: usize = 2;
 const FAR_CONNECTIONS: usize = 4;
 /// How many connections a copy begins with. `wanted` is what it was told; where a connection serves one file at a time it is
 /// the most, as is `lanes`, for their number grows by itself.
-pub fn first_connections(round_trip: Duration, one_file_each: bool, wanted: Option<usize>, lanes: usize) -> usize {
-    let usual = if round_trip >= FAR { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
+pub fn first_connections(far: bool, one_file_each: bool, wanted: Option<usize>, lanes: usize) -> usize {
+    let usual = if far { FAR_CONNECTIONS } else { NEAR_CONNECTIONS };
     if one_file_each { usual.min(lanes).min(wanted.unwrap_or(lanes)) } else { wanted.unwrap_or(usual) }
 }
 
@@ -61,6 +62,7 @@ pub struct Pool {
     wanted: Option<usize>,
     /// Connections at most where each serves one file at a time.
     lanes: usize,
+    far: Duration,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -202,11 +204,11 @@ impl Pool {
         connector: Arc<dyn Connector>,
         logins: Arc<dyn Logins>,
         meter: Arc<Meter>,
-        wanted: Option<usize>,
-        lanes: usize,
+        tuning: &Tuning,
     ) -> Arc<Self> {
         let state = State { target: 1, limit: 1, ..State::default() };
-        Arc::new(Self { connector, logins, meter, wanted, lanes: lanes.max(1), state: Mutex::new(state), changed: Notify::new() })
+        let (wanted, lanes, far) = (tuning.connections, tuning.lanes.max(1), tuning.far);
+        Arc::new(Self { connector, logins, meter, wanted, lanes, far, state: Mutex::new(state), changed: Notify::new() })
     }
 
     pub fn connector(&self) -> &dyn Connector {
@@ -456,7 +458,7 @@ impl Pool {
                 if !state.proven {
                     let round_trip = connection.identity().round_trip;
                     let one_file_each = connection.capabilities().multiplex == 1;
-                    state.target = first_connections(round_trip, one_file_each, self.wanted, self.lanes);
+                    state.target = first_connections(round_trip >= self.far, one_file_each, self.wanted, self.lanes);
                     state.limit = state.target;
                     if one_file_each {
                         state.limit = self.lanes.min(self.wanted.unwrap_or(self.lanes));

@@ -167,6 +167,7 @@ async fn a_vast_object_arrives_through_ten_cuts_and_its_records_stay_small() {
             budget: options.buffer.get(),
             bandwidth: options.bwlimit.clone(),
             backoff: Backoff { base: std::time::Duration::from_millis(20), ..Backoff::default() },
+            far: transfer::pool::FAR,
             thresholds: options.thresholds,
         },
         root,

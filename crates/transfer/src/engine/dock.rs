@@ -26,7 +26,7 @@ impl Dock {
         // On each lane one range is being written and one proved, while two more are on their way.
         let streams = tuning.connections.unwrap_or(2).max(2) as u64 * 2 + 2;
         let range_size = crate::budget::range_size(tuning.range_size, &budget, streams);
-        let pool = Pool::new(connector, logins, meter, tuning.connections, tuning.lanes);
+        let pool = Pool::new(connector, logins, meter, tuning);
         pool.expect_logins(granted);
         Self { pool, budget, limiter: Arc::new(Limiter::new(tuning.bandwidth.clone())), range_size }
     }

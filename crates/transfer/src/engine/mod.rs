@@ -54,6 +54,8 @@ pub struct Tuning {
     pub budget: u64,
     pub bandwidth: Bandwidth,
     pub backoff: Backoff,
+    /// From this round trip on a server counts as far; `pool::FAR` as a rule.
+    pub far: Duration,
     pub thresholds: Thresholds,
 }
 

@@ -34,9 +34,8 @@ const READ_BACK_STEP: u64 = 256 << 10;
 const READ_BACK_STORED: u64 = 64 << 20;
 /// So many connections may be lost while finding out whether a server goes on with a file.
 const PROBE_LOSSES: u32 = 2;
-/// That costs eight round trips. On a line where one takes so long, files below this size are sent first, and the server is
-/// tried when one of them was cut.
-const LONG_WAY: Duration = Duration::from_millis(10);
+/// That costs eight round trips. Where they are long, files below this size are sent first, and the server is tried when one
+/// of them was cut.
 const TRIED_FIRST_FROM: u64 = 4 << 30;
 /// The attempt whose name the scratch file of that trial has. No file is sent under it: attempts count from 1.
 pub(super) const TRIAL: u32 = 0;
@@ -243,7 +242,7 @@ impl FileRun {
     pub(super) async fn learn_to_continue_first(&mut self, seat: &Arc<Seat>) -> Result<()> {
         let capabilities = self.capabilities(seat);
         let offered = capabilities.continues && capabilities.read;
-        let dear = seat.identity().round_trip >= LONG_WAY && self.task.pin.size < TRIED_FIRST_FROM;
+        let dear = seat.identity().round_trip >= self.engine.setup.tuning.far && self.task.pin.size < TRIED_FIRST_FROM;
         if offered && dear { Ok(()) } else { self.learn_to_continue(seat).await }
     }
 

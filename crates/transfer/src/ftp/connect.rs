@@ -304,7 +304,7 @@ async fn settle_terms(shared: &Shared, mut control: Control, tls: Option<TlsSess
             // SITE HELP's, and PWD's: the batch had one answer too many, and from here on each would be taken for the next one.
             return Err(lost(Lost::protocol(format!("it answered more than it was asked; {answer}"))));
         }
-        round_trip = started.elapsed();
+        round_trip = round_trip.min(started.elapsed());
     }
 
     let mut notes = Vec::new();

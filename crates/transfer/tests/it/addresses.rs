@@ -266,6 +266,8 @@ fn ferry(away: &Away, told: &Arc<Told>) -> Ferry {
     let mut ferry = Ferry::new(Arc::new(source), Arc::new(away.connector(told)), "/");
     ferry.tuning.range_size = 256 << 10;
     ferry.tuning.connections = Some(1);
+    // A file may be the one that finds the name unresolved each time.
+    ferry.tuning.backoff.attempts = 5;
     ferry
 }
 

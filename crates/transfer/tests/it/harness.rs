@@ -171,6 +171,7 @@ pub fn tuning() -> Tuning {
         budget: 32 << 20,
         bandwidth: model::Bandwidth::default(),
         backoff: Backoff { attempts: 3, base: Duration::from_millis(20), cap: Duration::from_millis(100) },
+        far: transfer::pool::FAR,
         thresholds: Thresholds::default(),
     }
 }

@@ -68,6 +68,8 @@ impl Cargo {
         let mut ferry = Ferry::new(Arc::new(source.clone()), Arc::new(connector), root);
         ferry.tuning.range_size = RANGE;
         ferry.tuning.lanes = 1;
+        // However slowly a busy machine answers.
+        ferry.tuning.far = Duration::MAX;
         ferry.tuning.backoff = Backoff { attempts: 3, base: Duration::from_millis(10), cap: Duration::from_millis(40) };
         let keys = files.iter().map(|file| file.0).collect();
         Self { source, ferry, keys, olds: BTreeMap::new(), disk, secret: secret.to_owned(), wrong: Arc::default() }

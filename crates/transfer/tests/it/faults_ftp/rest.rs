@@ -49,7 +49,8 @@ async fn what_cannot_be_resumed_starts_over_under_another_name_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn far_away_a_server_is_tried_when_a_file_was_cut_and_not_before() {
     for (rule, cut) in [(RestartRule::Able, false), (RestartRule::Able, true), (RestartRule::DownloadsOnly, true)] {
-        let voyage = Voyage::new(Behaviour { restart: Restart { rule, ..Restart::default() }, ..able() }, &[("large", SIZE)]).await;
+        let mut voyage = Voyage::new(Behaviour { restart: Restart { rule, ..Restart::default() }, ..able() }, &[("large", SIZE)]).await;
+        voyage.cargo.ferry.tuning.far = transfer::pool::FAR;
         voyage.proxy.round_trip(std::time::Duration::from_millis(30));
         if cut {
             voyage.proxy.on(Scope::Data).rule(Direction::ToServer, Counted::OverAll, 2_000_000, proxy::Action::Cut(How::Rst));

@@ -149,7 +149,10 @@ async fn after_a_kill_at_nine_tenths_only_unconfirmed_ranges_of_one_window_are_r
     let size = 60 * RANGE + 77;
     let content = Content::generated(1, size);
     stage.bucket.put("a", content.clone());
+    // So that it does not end before the checkpoint is seen.
+    stage.server.faults().add(Fault::new(Effect::Stall { after: 0, duration: None }).on_get().key("a").range_start(58 * RANGE));
     stage.run_and_kill(&["a"], || stage.checkpoint(0).1 >= size / 10 * 9).await;
+    stage.server.faults().clear();
     let checkpoint = stage.ferry.records.kept(0).checkpoint.expect("a killed file has a checkpoint");
     let listed = checkpoint.ranges.iter().enumerate().filter(|(_, range)| range.written);
     let confirmed: Vec<u64> = listed.map(|(index, _)| (checkpoint.settled + index as u64) * checkpoint.range_size).collect();
