@@ -34,7 +34,8 @@ pub fn forecast(profile: &Profile, options: &Options, largest: u64, now: Timesta
     // A server that confirms no write serves one file a connection.
     let one_file_each = profile.knows(Ability::ConfirmsWrites) != Tried::Yes;
     let wanted = options.connections.map(|wanted| wanted.max(1) as usize);
-    let first = transfer::pool::first_connections(round_trip >= transfer::pool::FAR, one_file_each, wanted, options.lanes.max(1) as usize) as u32;
+    let first =
+        transfer::pool::first_connections(round_trip >= transfer::pool::FAR, one_file_each, wanted, options.lanes.max(1) as usize) as u32;
     let granted = profiles::known(profile, now).logins.map_or(u32::MAX, |granted| granted.max(1) as u32);
     let connections = first.min(granted);
     let mut warnings = profiles::warnings(profile, options, now);

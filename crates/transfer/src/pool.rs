@@ -200,12 +200,7 @@ impl Drop for Seat {
 }
 
 impl Pool {
-    pub fn new(
-        connector: Arc<dyn Connector>,
-        logins: Arc<dyn Logins>,
-        meter: Arc<Meter>,
-        tuning: &Tuning,
-    ) -> Arc<Self> {
+    pub fn new(connector: Arc<dyn Connector>, logins: Arc<dyn Logins>, meter: Arc<Meter>, tuning: &Tuning) -> Arc<Self> {
         let state = State { target: 1, limit: 1, ..State::default() };
         let (wanted, lanes, far) = (tuning.connections, tuning.lanes.max(1), tuning.far);
         Arc::new(Self { connector, logins, meter, wanted, lanes, far, state: Mutex::new(state), changed: Notify::new() })

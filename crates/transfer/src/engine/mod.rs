@@ -19,6 +19,7 @@ mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use model::{Ability, Bandwidth, RemotePath, TempName, Thresholds, TransferId};
 use tokio::sync::Semaphore;
