@@ -108,6 +108,12 @@ impl ConnectorSettings {
         Self { server, options, ..settings }.checked()
     }
 
+    /// How its server is reached. Who may submit a transfer chooses no address, and the owner of a name may let it lead
+    /// anywhere: an address that is not public is meant only where the connector says so.
+    pub fn reached(&self) -> ServerSettings {
+        ServerSettings { allow_private: self.server.allow_private.or(Some(false)), ..self.server.clone() }
+    }
+
     /// What can be seen to be wrong without asking the server.
     fn checked(mut self) -> Result<Self> {
         if fields::holds_password(&self.url) {

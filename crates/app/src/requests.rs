@@ -208,7 +208,7 @@ fn spec(asked: &Submission, connector: &ConnectorSettings, source: &SourceSettin
     if asked.path.contains('/') && options.mkdir == Mkdir::Below {
         options.mkdir = Mkdir::All;
     }
-    let spec = CopySpec { source: url, destination, s3: source.s3.clone(), server: connector.server.clone(), options };
+    let spec = CopySpec { source: url, destination, s3: source.s3.clone(), server: connector.reached(), options };
     // What cannot be read back as it was meant would read something else.
     let meant = match &asked.wanted {
         Wanted::Key(text) | Wanted::Prefix(text) => text.as_str(),

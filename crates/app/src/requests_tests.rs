@@ -42,7 +42,7 @@ async fn a_request_is_there_with_its_tickets_and_names_its_spec() {
     assert!(!replayed && shown.transfer.state == TransferState::Pending);
     let spec: CopySpec = serde_json::from_str(&shown.transfer.spec).unwrap();
     assert_eq!((spec.source.as_str(), spec.destination.as_str()), ("s3://b/out/a.csv", "sftp://u@h/in/"));
-    assert_eq!((spec.server.host_keys.len(), spec.options.retries), (1, 7));
+    assert_eq!((spec.server.host_keys.len(), spec.options.retries, spec.server.allow_private), (1, 7, Some(false)));
     let tickets = store.tickets(&shown.transfer.id).await.unwrap();
     let numbers: Vec<String> = tickets.iter().map(|ticket| register::shown(ticket.number)).collect();
     assert_eq!(numbers, [shown.request.user_ticket.unwrap(), shown.request.audit_ticket.unwrap()]);

@@ -81,7 +81,7 @@ async fn start(program: &str, home: &Path, data: &Path) -> Result<Child> {
 
 async fn set_up(client: &Client, store: &S3Server, partner: &SftpServer) -> Result<()> {
     let url = format!("sftp://{}@{}/in/", partner.user(), partner.address());
-    let server = json!({"identities": [partner.client_key()], "host_keys": [partner.host_key_fingerprint()]});
+    let server = json!({"identities": [partner.client_key()], "host_keys": [partner.host_key_fingerprint()], "allow_private": true});
     let settings = json!({"url": url, "server": server, "options": {"mkdir": "all"}, "limit": 64});
     client.put_connector(&name("partner"), &PutConnector { settings, version: Some(0) }).await?;
     let settings = json!({"bucket": "b", "s3": {"endpoint": store.endpoint()}});

@@ -136,7 +136,7 @@ pub async fn try_connector(
         source: String::new(),
         destination: settings.url.clone(),
         s3: S3Settings::default(),
-        server: settings.server.clone(),
+        server: settings.reached(),
         options: settings.options.clone(),
     };
     let (events, mut told) = mpsc::channel(NOTES);

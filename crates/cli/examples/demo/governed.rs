@@ -60,7 +60,7 @@ impl Stage {
         println!("\nnotices that were sent: {}", notices.lines().count());
 
         title("12. A transfer that somebody else must approve waits, and its own user cannot approve it");
-        self.expect(0, &["connector", "add", "board", &self.url("/governed/"), "--approval", "second-person"])?;
+        self.expect(0, &["connector", "add", "board", &self.url("/governed/"), "--allow-private", "--approval", "second-person"])?;
         let held = self.submit("outbound:contract.pdf", "board:")?;
         self.expect(7, &["transfer", "approve", &held])?;
         ensure!(!self.file("governed/contract.pdf").exists(), "bytes were sent without an approval");
@@ -92,7 +92,7 @@ impl Stage {
         std::fs::create_dir_all(self.file("governed"))?;
         let endpoint = self.s3.endpoint();
         self.expect(0, &["source", "add", "outbound", &format!("s3://{BUCKET}/"), "--s3-endpoint", &endpoint])?;
-        self.expect(0, &["connector", "add", "partner", &self.url("/governed/")])?;
+        self.expect(0, &["connector", "add", "partner", &self.url("/governed/"), "--allow-private"])?;
         self.expect(0, &["connector", "test", "partner"])?;
 
         // A secret goes in by stdin; connectors and workflows hold its name only.
@@ -102,7 +102,7 @@ impl Stage {
         ensure!(set.wait()?.success(), "the secret was not kept");
         let bank = format!("ftpes://{}@localhost:{}/in/", self.ftps.user(), self.ftps.address().port());
         let authority = self.ftps.authority().to_str().context("the temporary directory has a plain name")?;
-        self.expect(0, &["connector", "add", "bank", &bank, "--password-from", "local:bank", "--ca-file", authority])?;
+        self.expect(0, &["connector", "add", "bank", &bank, "--password-from", "local:bank", "--ca-file", authority, "--allow-private"])?;
         self.expect(0, &["transfer", "submit", "outbound:reports/daily.csv", "bank:daily/", "--wait"])?;
         ensure!(self.ftps.file("/in/daily/daily.csv").exists(), "the bank has its file");
         Ok(())

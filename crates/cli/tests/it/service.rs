@@ -60,7 +60,11 @@ async fn partner(shop: &Shop) -> SftpServer {
 
 fn connect(shop: &Shop, server: &SftpServer, more: &[&str]) {
     let url = format!("sftp://{}@{}/in/", server.user(), server.address());
-    done(shop.run(&[&["connector", "add", "partner", &url, "--password-from", "local:partner", "--force"], more].concat()));
+    done(
+        shop.run(
+            &[&["connector", "add", "partner", &url, "--password-from", "local:partner", "--allow-private", "--force"], more].concat(),
+        ),
+    );
     done(shop.run(&["connector", "trust", "partner", &server.host_key_fingerprint()]));
     let endpoint = shop.server.endpoint();
     done(shop.run(&["source", "add", "orders", "s3://b/out/", "--s3-endpoint", &endpoint, "--s3-region", "us-east-1", "--force"]));
@@ -113,6 +117,28 @@ async fn the_ten_lines_of_the_guide_deliver_a_file_with_proof() {
     signal(service.child.id(), "TERM");
     let mut service = service;
     assert_eq!(service.child.wait().unwrap().code(), Some(0), "{}", service.said.lock().unwrap());
+}
+
+// SEMANTICS S74: "A connector that does not say `--allow-private` leads to public addresses only, as in S45."
+// Mutation: `ConnectorSettings::reached` leaves the wish as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_leads_into_no_private_network_that_it_does_not_name() {
+    let shop = shop().await;
+    shop.bucket.put("out/a.csv", b"one,two\n".to_vec());
+    let _service = serve(&shop, &[]);
+    let neighbour = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    neighbour.set_nonblocking(true).unwrap();
+    let url = format!("sftp://u@{}/in/", neighbour.local_addr().unwrap());
+    done(shop.run(&["connector", "add", "inside", &url, "--host-key", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"]));
+    let endpoint = shop.server.endpoint();
+    done(shop.run(&["source", "add", "orders", "s3://b/out/", "--s3-endpoint", &endpoint, "--s3-region", "us-east-1"]));
+    for arguments in [&["connector", "test", "inside"][..], &["transfer", "submit", "orders:out/a.csv", "inside", "--wait"]] {
+        let ran = shop.run(arguments);
+        assert_eq!(ran.code, 7, "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains("policy_denied") || ran.err.contains("policy_denied"), "{}{}", ran.out, ran.err);
+    }
+    let nobody = neighbour.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,7 +312,19 @@ async fn somebody_else_approves_and_a_stranger_is_nobody() {
     std::fs::create_dir_all(server.file("/in")).unwrap();
     let url = format!("sftp://{}@{}/in/", server.user(), server.address());
     let (key, host_key, endpoint) = (text(server.client_key()).to_owned(), server.host_key_fingerprint(), shop.server.endpoint());
-    done(with_data(&["connector", "add", "partner", &url, "--identity", &key, "--host-key", &host_key, "--approval", "second-person"]));
+    done(with_data(&[
+        "connector",
+        "add",
+        "partner",
+        &url,
+        "--identity",
+        &key,
+        "--host-key",
+        &host_key,
+        "--allow-private",
+        "--approval",
+        "second-person",
+    ]));
     done(with_data(&["source", "add", "orders", "s3://b/", "--s3-endpoint", &endpoint]));
     let id = id_of(&done(with_data(&["transfer", "submit", "orders:out/a", "partner"])));
     assert_eq!(with_data(&["transfer", "approve", &id]).code, 7, "nobody approves what they have asked for");

@@ -78,7 +78,8 @@ impl Scene {
     }
 
     pub fn connect_with(&self, slots: u32, agree: impl FnOnce(&mut ConnectorSettings)) {
-        let mut settings = ConnectorSettings { url: self.url(), server: self.server(), limit: Some(slots), ..ConnectorSettings::default() };
+        let server = ServerSettings { allow_private: Some(true), ..self.server() };
+        let mut settings = ConnectorSettings { url: self.url(), server, limit: Some(slots), ..ConnectorSettings::default() };
         agree(&mut settings);
         let source = app::sources::SourceSettings { s3: self.s3_settings(), bucket: BUCKET.to_owned(), prefixes: Vec::new() };
         let (at, by) = (Timestamp::now(), "admin".to_owned());
