@@ -2,6 +2,7 @@
 
 use model::{Ability, ByteCount, Profile, Tried};
 use serde::Serialize;
+use transfer::pool::first_connections;
 
 use crate::advice;
 
@@ -9,7 +10,6 @@ use crate::advice;
 const TERABYTE: f64 = 1e12;
 /// From this round trip on several connections bring more than one.
 const FAR_MS: f64 = 10.0;
-const FAR_CONNECTIONS: u32 = 4;
 
 /// What a copy can count on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -48,7 +48,10 @@ pub fn verdict(profile: &Profile) -> Verdict {
         "none"
     };
     let granted = profile.logins.as_ref().map_or(1, |logins| logins.granted.max(1));
-    let connections = if profile.round_trip_ms >= FAR_MS { granted.min(FAR_CONNECTIONS) } else { 1 };
+    // A server that confirms no write serves one file a connection.
+    let one_file_each = !yes(Ability::ConfirmsWrites);
+    let most = first_connections(true, one_file_each, None, usize::MAX) as u32;
+    let connections = if profile.round_trip_ms >= FAR_MS { granted.min(most) } else { 1 };
     let terabyte_seconds = profile.rate.map(|rate| (TERABYTE / (rate.per_second() * f64::from(connections)).max(1.0)) as u64);
     Verdict {
         resumes,
@@ -131,6 +134,8 @@ mod tests {
         let wanted = "resumes: yes · atomic replace: no · proof: read-back · 1 TB ≈ 2 h 40 over 4 connections (an estimate from 8.0 MiB)";
         assert_eq!(said[1], wanted);
         assert!(said.iter().any(|line| line.contains("logins: at least 8")), "{said:?}");
+        profile.note(Ability::ConfirmsWrites, true, "", now);
+        assert!(lines(&profile)[1].contains("over 5 connections"), "ranges of one file travel over more: {said:?}");
     }
 
     #[test]

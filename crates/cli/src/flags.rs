@@ -200,7 +200,7 @@ pub struct ContractArgs {
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Speed and limits")]
 pub struct SpeedArgs {
-    /// Connections of one large file [default: 2, or 4 on a far server]
+    /// Connections of one large file [default: 2, or 5 on a far server]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub connections: Option<u32>,
     /// Large files at once [default: 5]

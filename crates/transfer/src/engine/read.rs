@@ -22,8 +22,9 @@ const LEAST_SHARE: u64 = 2 << 20;
 /// Several files share a far line and the memory: one range is sent and one is being read, or most of them stand idle.
 const RANGES_PER_FILE: u64 = 3;
 const LEAST_OF_MANY: u64 = 1 << 20;
-/// Smaller ranges spread better over the connections; of a larger file the sheet would become long, and it gains nothing.
-const OF_ONE_MIB_BELOW: u64 = 4 << 30;
+/// Smaller ranges spread better over the connections, and more of the memory waits where it is needed. Of a larger file the
+/// sheet would become long.
+const OF_ONE_MIB_BELOW: u64 = 64 << 30;
 
 impl Inner {
     pub(super) fn is_far(&self) -> bool {
@@ -34,7 +35,7 @@ impl Inner {
     pub(super) fn range_size_over(&self, connections: u64, size: u64) -> u64 {
         let share = |ranges: u64, least: u64| self.range_size.min((self.budget.range_bytes() / ranges.max(1)).max(least));
         match connections {
-            FAR_CONNECTIONS.. if size < OF_ONE_MIB_BELOW => share(connections * RANGES_PER_CONNECTION, LEAST_OF_MANY),
+            FAR_CONNECTIONS.. if size < OF_ONE_MIB_BELOW => self.range_size.min(LEAST_OF_MANY),
             FAR_CONNECTIONS.. => share(connections * RANGES_PER_CONNECTION, LEAST_SHARE),
             _ if self.is_far() => share(self.setup.tuning.transfers as u64 * RANGES_PER_FILE, LEAST_OF_MANY),
             _ => self.range_size,
