@@ -1,6 +1,7 @@
 //! The embedded engine's tasks: a call becomes a step of `app::tasks`, its outcome an answer. What takes hours is handed to
 //! a worker in this process, which says that it is alive as long as it is.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use store::Mutation;
 use workflow::Fault;
 use workflow::executor::{Answer, Executor, Running, TaskCall, TaskHandler};
 
+use crate::beside::beside;
 use crate::harbour::Harbour;
 use crate::service::StepHook;
 
@@ -57,21 +59,7 @@ impl Handler {
         let Some(executor) = self.executor.get() else { return };
         let alive = AtomicBool::new(true);
         let mark = || alive.store(true, Relaxed);
-        let outcome = {
-            let working = self.carry_out(&step, &running, &mark);
-            tokio::pin!(working);
-            let mut beat = tokio::time::interval(BEAT);
-            loop {
-                tokio::select! {
-                    outcome = &mut working => break outcome,
-                    _ = beat.tick() => {
-                        if alive.swap(false, Relaxed) && let Err(error) = executor.heartbeat(&token).await {
-                            tracing::debug!(%error, "nobody waits for this worker any more");
-                        }
-                    }
-                }
-            }
-        };
+        let outcome = beside(self.carry_out(&step, &running, &mark), beat(executor, &token, &alive)).await;
         let told = match outcome {
             Ok(done) => executor.succeed(&token, done.output, done.effects).await,
             Err(stopped) => match stopped.fault() {
@@ -82,6 +70,19 @@ impl Handler {
         };
         if let Err(error) = told {
             tracing::warn!(transfer = %step.transfer, %error, "the end of a worker was not taken");
+        }
+    }
+}
+
+/// Says again and again that a worker is alive, as long as it shows that it is.
+async fn beat(executor: &Executor<Vec<Mutation>>, token: &str, alive: &AtomicBool) -> Infallible {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        beat.tick().await;
+        if alive.swap(false, Relaxed)
+            && let Err(error) = executor.heartbeat(token).await
+        {
+            tracing::debug!(%error, "nobody waits for this worker any more");
         }
     }
 }

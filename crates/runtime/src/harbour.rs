@@ -2,6 +2,7 @@
 //! lease and its engine; where there is none, after a restart or an interruption, it takes the transfer over.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use transfer::meter::{Meter, Snapshot};
 use transfer::port::PublishGate;
 
+use crate::beside::beside;
 use crate::contract::Besides;
 use crate::copy::keep_lease;
 use crate::docks::{Berth, Docks};
@@ -79,6 +81,15 @@ impl Drop for Aboard {
     fn drop(&mut self) {
         self.keeper.abort();
     }
+}
+
+/// What was noticed beside a sending.
+#[derive(Debug, Default)]
+struct Seen {
+    wish: Option<Wish>,
+    interrupted: bool,
+    /// The slice is over.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -252,6 +263,33 @@ impl Harbour {
         Ok(())
     }
 
+    /// Looks after a sending: shows that it is alive, and stops it for a wish, for an interruption and at the end of its slice.
+    /// It ends with the sending, not by itself.
+    async fn watch(
+        &self,
+        mooring: &Mooring,
+        transfer: &TransferId,
+        alive: &(dyn Fn() + Send + Sync),
+        stop: &CancellationToken,
+        seen: &mut Seen,
+    ) -> Infallible {
+        let deadline = Instant::now() + self.slice;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                _ = tokio::time::sleep_until(deadline), if !seen.cut => seen.cut = true,
+                _ = look.tick() => alive(),
+                _ = mooring.disturbed.notified() => seen.interrupted |= mooring.interrupted.swap(false, Relaxed),
+            }
+            if seen.wish.is_none() {
+                seen.wish = self.wish_of(transfer).await.ok().flatten();
+            }
+            if seen.wish.is_some() || seen.interrupted || seen.cut {
+                stop.cancel();
+            }
+        }
+    }
+
     async fn send_slice(
         &self,
         mooring: &Mooring,
@@ -267,33 +305,9 @@ impl Harbour {
             (seen.bytes_sent, seen.bytes_proved, seen.files_done + seen.files_failed)
         };
         let before = moved(&ready.meter);
-        let (mut wish, mut cut, mut interrupted) = (None, false, false);
-        let deadline = Instant::now() + self.slice;
-        let outcome = {
-            let sending = ready.opened.send(passage, Some(LEFT));
-            tokio::pin!(sending);
-            let mut look = tokio::time::interval(LOOK_EVERY);
-            loop {
-                tokio::select! {
-                    outcome = &mut sending => break outcome,
-                    _ = tokio::time::sleep_until(deadline), if !cut => {
-                        cut = true;
-                        ready.stop.cancel();
-                    }
-                    _ = look.tick() => {
-                        alive();
-                        wish = wish.or(self.wish_of(transfer).await.ok().flatten());
-                    }
-                    _ = mooring.disturbed.notified() => {
-                        interrupted |= mooring.interrupted.swap(false, Relaxed);
-                        wish = wish.or(self.wish_of(transfer).await.ok().flatten());
-                    }
-                }
-                if wish.is_some() || interrupted {
-                    ready.stop.cancel();
-                }
-            }
-        };
+        let mut seen = Seen::default();
+        let watching = self.watch(mooring, transfer, alive, &ready.stop, &mut seen);
+        let outcome = beside(ready.opened.send(passage, Some(LEFT)), watching).await;
         ready.opened.settle(passage, outcome.is_ok()).await;
         let after = moved(&ready.meter);
         aboard.under_way = false;
@@ -303,11 +317,11 @@ impl Harbour {
                 Ok(false)
             }
             Err(error) if error.class == ErrorClass::Cancelled => {
-                self.why_stopped(aboard, transfer, wish).await?;
-                if interrupted {
+                self.why_stopped(aboard, transfer, seen.wish).await?;
+                if seen.interrupted {
                     return Err(Stopped::Interrupted);
                 }
-                if cut && before == after {
+                if seen.cut && before == after {
                     let text = format!("{} s went by and not one byte was taken", self.slice.as_secs());
                     return Err(app::Error::new(ErrorClass::NetworkStalled, text).into());
                 }

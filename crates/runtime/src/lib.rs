@@ -3,6 +3,7 @@
 
 mod admission;
 mod attach;
+mod beside;
 mod browse;
 mod clean;
 mod contract;
