@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use model::{ErrorClass, TransferId, TransferState};
+use model::{TransferId, TransferState};
 use serde_json::{Value, json};
-use store::{Mutation, RequestRecord, Store, Waiting};
+use store::{Mutation, OutboxState, Request, RequestRecord, Store, Waiting};
 
 use crate::connectors::{self, ConnectorSettings, DEFAULT_LIMIT};
 use crate::error::Result;
+use crate::hindrance::{self, Hindrance};
+use crate::requests;
+use crate::tasks::TICKETS;
 
 /// Requests of one connector that are looked at in one round.
 const LOOKED_AT: u32 = 200;
@@ -36,25 +39,16 @@ pub struct Admission {
 /// has the fewest under way.
 pub async fn choose(store: &Store, room: usize, worker_queue: &str, now: Timestamp) -> Result<Admission> {
     let mut lines = Vec::new();
-    let mut again_at: Option<Timestamp> = None;
+    let mut again_at = release(store, now).await?;
     for queue in store.queues().await? {
-        let Some(connector) = connector(store, &queue.connector).await? else {
-            wait_all(store, &queue.connector, ErrorClass::PolicyDenied, "its connector is not there any more", now).await?;
-            continue;
-        };
-        if !connector.enabled {
-            wait_all(store, &queue.connector, ErrorClass::PolicyDenied, "its connector is disabled", now).await?;
-            continue;
-        }
-        if let Some(window) = connector.window.as_ref().filter(|window| !window.is_open(now)) {
-            let opens = window.opens_at(now);
-            let reason = opens.map_or("the window is closed".to_owned(), |at| format!("the window opens at {at}"));
-            wait_all(store, &queue.connector, ErrorClass::WindowClosed, &reason, now).await?;
-            again_at = [again_at, opens].into_iter().flatten().min();
+        let connector = connector(store, &queue.connector).await?;
+        if let Some(hindrance) = Hindrance::of(connector.as_ref(), now) {
+            again_at = earlier(again_at, hindrance.ends_at);
+            say(store, store.queue(&queue.connector, LOOKED_AT).await?, &hindrance.waiting(), now).await?;
             continue;
         }
         let taken = store.slots(Some(&queue.connector)).await?;
-        let slots = connector.limit.unwrap_or(DEFAULT_LIMIT);
+        let slots = connector.and_then(|connector| connector.limit).unwrap_or(DEFAULT_LIMIT);
         let free = (slots as usize).saturating_sub(taken.len());
         if free > 0 {
             lines.push(line(store, &queue.connector, slots, free, &taken).await?);
@@ -127,14 +121,54 @@ fn admit(request: RequestRecord, run: u32, slots: u32, worker_queue: &str, now: 
     Admitted { request, run, execution, input, effects }
 }
 
-/// Says why those of a connector wait, where it is not said yet.
-async fn wait_all(store: &Store, connector: &str, class: ErrorClass, reason: &str, now: Timestamp) -> Result<()> {
-    let waiting = Waiting { class: Some(class), reason: reason.to_owned() };
-    for request in store.queue(connector, LOOKED_AT).await? {
-        if request.record.waiting.as_ref() != Some(&waiting) {
-            let transfer = request.record.transfer;
-            store.commit(Mutation::SetWaiting { transfer, waiting: Some(waiting.clone()), at: now }).await?;
+/// Lets what was held for its connector go on once nothing is in its way any more: in its next run, on the same grant.
+/// When a window opens for which some still wait.
+async fn release(store: &Store, now: Timestamp) -> Result<Option<Timestamp>> {
+    let mut again_at = None;
+    for name in store.connectors_held_for(&hindrance::CLASSES).await? {
+        let mut held = store.held(&name, &hindrance::CLASSES, 0).await?;
+        held.retain(|request| request.record.waiting.as_ref().is_some_and(Hindrance::is_what_holds));
+        match Hindrance::at(store, &name, now).await? {
+            Some(hindrance) if !held.is_empty() => {
+                again_at = earlier(again_at, hindrance.ends_at);
+                say(store, held, &hindrance.waiting(), now).await?;
+            }
+            Some(_) => {}
+            None => {
+                for request in held {
+                    if is_untold(store, &request).await? {
+                        let class = request.record.waiting.as_ref().and_then(|waiting| waiting.class);
+                        say(store, vec![request], &Waiting { class, reason: hindrance::UNTOLD.to_owned() }, now).await?;
+                        continue;
+                    }
+                    match store.commit(requests::another_run(&request, TransferState::Pending, None, now)).await {
+                        // Somebody has cancelled or resumed it meanwhile.
+                        Err(error) if error.conflict().is_some() => {}
+                        outcome => drop(outcome?),
+                    }
+                }
+            }
         }
+    }
+    Ok(again_at)
+}
+
+/// The next run takes the tickets off hold; what puts them there must have arrived.
+async fn is_untold(store: &Store, request: &Request) -> Result<bool> {
+    let under_way = [OutboxState::Waiting, OutboxState::Claimed];
+    let messages = store.outbox(&under_way, Some(&request.record.transfer), 0, 100).await?;
+    Ok(messages.iter().any(|(_, message)| message.target == TICKETS))
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
+/// Says why these wait, where it is not said yet.
+async fn say(store: &Store, waiting: Vec<Request>, why: &Waiting, now: Timestamp) -> Result<()> {
+    for request in waiting.into_iter().filter(|request| request.record.waiting.as_ref() != Some(why)) {
+        let transfer = request.record.transfer;
+        store.commit(Mutation::SetWaiting { transfer, waiting: Some(why.clone()), at: now }).await?;
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ pub struct ConnectorSettings {
     pub when_tickets_unreachable: WhenUnreachable,
     /// The group that tickets are assigned to.
     pub group: Option<String>,
-    /// When transfers may begin; `None`: always.
+    /// When transfers may begin and go on; `None`: always.
     pub window: Option<Window>,
     pub enabled: bool,
 }
@@ -209,7 +209,7 @@ pub async fn remove(store: &Store, who: &Principal, name: &Name) -> Result<()> {
     Ok(())
 }
 
-/// A disabled connector begins no transfer.
+/// A disabled connector begins no transfer, and holds those that are under way.
 pub async fn set_enabled(store: &Store, who: &Principal, name: &Name, enabled: bool, now: Timestamp) -> Result<Connector> {
     who.may(Action::Configure)?;
     let Connector { version, settings, .. } = find(store, name).await?;

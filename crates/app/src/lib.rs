@@ -14,6 +14,7 @@ pub mod feed;
 mod fields;
 pub mod follow;
 pub mod forecast;
+pub mod hindrance;
 pub mod history;
 pub mod journal;
 pub mod ledger;

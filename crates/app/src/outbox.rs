@@ -9,6 +9,7 @@ use integrations::{Fault, Notifier, TicketChange, TicketSystem};
 use jiff::{SignedDuration, Timestamp};
 use model::ErrorClass;
 use store::{Delivering, Mutation, OutboxRecord, SendFailure, Store};
+use workflow::executor::Clock;
 
 use crate::error::{Error, Result};
 use crate::manifest::parse;
@@ -20,17 +21,24 @@ const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(300);
 
 /// Everything outside that can be told something.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Outlets {
+    pub clock: Arc<dyn Clock>,
     pub tickets: Arc<dyn TicketSystem>,
     /// By the name that messages have as their target.
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
 }
 
+impl std::fmt::Debug for Outlets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlets").field("notifiers", &self.notifiers).finish_non_exhaustive()
+    }
+}
+
 impl Outlets {
     /// Delivers one message that is due. `false`: somebody else has it, or something earlier must go first.
     pub async fn deliver(&self, store: &Store, message: &OutboxRecord, by: &str) -> Result<bool> {
-        let now = Timestamp::now();
+        let now = self.clock.wall();
         let until = now.checked_add(CLAIM).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
         let claim = Mutation::ClaimOutbox { key: message.key.clone(), by: by.to_owned(), now, until };
         match store.commit(claim).await {
@@ -39,7 +47,7 @@ impl Outlets {
             Err(error) => return Err(error.into()),
         }
         let sent = self.send(message).await;
-        let at = Timestamp::now();
+        let at = self.clock.wall();
         let settled = match sent {
             Ok(()) => Mutation::MarkSent { key: message.key.clone(), at },
             Err(fault) => {

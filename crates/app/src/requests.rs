@@ -443,27 +443,31 @@ async fn again(store: &Store, who: &Principal, id: &TransferId, from: &[Transfer
     if !from.contains(&request.state) {
         return Err(ended(id, request.state, &format!("only one that is {} is {word}", words(from))));
     }
-    let transfer = id.clone();
     let unapproved = request.record.approval.approved_at.is_none();
     if unapproved && request.state == TransferState::Held {
         return Err(Error::conflict(format!("transfer {id} waits for an approval"))
             .next(format!("somebody else runs `fileferry transfer approve {id}`")));
     }
+    let (state, waiting) = match unapproved {
+        true => (TransferState::Held, Some(Waiting { class: None, reason: WAITS_FOR_APPROVAL.to_owned() })),
+        false => (TransferState::Pending, None),
+    };
+    store.commit(another_run(&request, state, waiting, now)).await.map_err(|e| moved_on(e, id))?;
+    show(store, who, id, now).await
+}
+
+/// The next run of a transfer that rests, on the approval and the grant that it has.
+pub(crate) fn another_run(request: &Request, state: TransferState, waiting: Option<Waiting>, now: Timestamp) -> Batch {
+    let transfer = request.record.transfer.clone();
     let mut batch = Batch::new();
     // A run that never began is still to come.
     if request.record.execution.is_some() {
         batch = batch.push(Mutation::StartRun { transfer: transfer.clone(), run: request.run + 1, pid: 0, at: now });
     }
-    let (state, waiting) = match unapproved {
-        true => (TransferState::Held, Some(Waiting { class: None, reason: WAITS_FOR_APPROVAL.to_owned() })),
-        false => (TransferState::Pending, None),
-    };
-    let batch = batch
+    batch
         .push(Mutation::SetTransferState { transfer: transfer.clone(), state, error: None, at: now, expect: Some(vec![request.state]) })
         .push(Mutation::SetWish { transfer: transfer.clone(), wish: Wish::None, expect: None, at: now })
-        .push(Mutation::SetWaiting { transfer, waiting, at: now });
-    store.commit(batch).await.map_err(|e| moved_on(e, id))?;
-    show(store, who, id, now).await
+        .push(Mutation::SetWaiting { transfer, waiting, at: now })
 }
 
 /// Lets a transfer begin that somebody else has asked for.

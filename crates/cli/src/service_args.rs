@@ -163,9 +163,9 @@ pub enum ConnectorCommand {
         #[command(flatten)]
         service: ServiceArgs,
     },
-    /// Let transfers begin again
+    /// Let transfers begin and go on again
     Enable(OneName),
-    /// Let no transfer begin
+    /// Let no transfer begin, and hold those under way
     Disable(OneName),
     /// Forget a connector that no open transfer is for
     Remove(OneName),
@@ -194,7 +194,7 @@ pub struct ConnectorArgs {
     /// Who has to agree before a transfer begins: auto or second-person
     #[arg(long, value_name = "POLICY", help_heading = "Governance", value_parser = ["auto", "second-person", "change"], default_value = "auto")]
     pub approval: String,
-    /// When transfers may begin: 22:00-04:00 or "Mon-Fri 08:00-18:00 Europe/Berlin" [default: always]
+    /// When transfers may begin and be sent: 22:00-04:00 or "Mon-Fri 08:00-18:00 Europe/Berlin" [default: always]
     #[arg(long, value_name = "WINDOW", help_heading = "Governance")]
     pub window: Option<Window>,
     /// Group that tickets are assigned to [default: DataOps]

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use app::admission::{Admitted, choose};
 use app::tasks::DEFINITION;
-use jiff::Timestamp;
 use workflow::executor::{Error, NewExecution};
 
 use crate::service::Inner;
@@ -40,7 +39,7 @@ async fn admit(inner: &Inner) -> app::Result<Duration> {
     let mut wait = LOOK_EVERY;
     loop {
         let room = inner.settings.transfers.saturating_sub(inner.executor.running());
-        let now = Timestamp::now();
+        let now = inner.settings.clock.wall();
         let admission = choose(&inner.store, room, WORKERS, now).await?;
         if let Some(at) = admission.again_at {
             wait = wait.min(at.duration_since(now).unsigned_abs());

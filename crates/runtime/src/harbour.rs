@@ -10,19 +10,20 @@ use std::time::Duration;
 use app::Event;
 use app::ledger::Tally;
 use app::manifest::Totals;
-use app::tasks::{Ferry, Governed, Keep, Stopped};
+use app::tasks::{Ferry, Governed, Keep, Stopped, may_go_on};
 use app::transfers::{self, Holder};
 use async_trait::async_trait;
 use integrations::TicketSystem;
 use jiff::Timestamp;
 use model::{ErrorClass, FileState, TransferId};
-use store::{Lease, Store, Wish};
+use store::{Lease, Store};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use transfer::meter::{Meter, Snapshot};
 use transfer::port::PublishGate;
+use workflow::executor::Clock;
 
 use crate::beside::beside;
 use crate::contract::Besides;
@@ -31,7 +32,7 @@ use crate::docks::{Berth, Docks};
 use crate::passage::{Opened, Passage};
 use crate::{Place, clean, stored_spec};
 
-/// Wishes are looked for so often while bytes travel, besides when somebody says that there is one.
+/// Wishes and the connector are looked at so often while bytes travel, besides when somebody says that there is a wish.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a run has not given up.
 const LEFT: &[FileState] = &[FileState::Pending, FileState::InProgress];
@@ -42,6 +43,8 @@ pub(crate) struct Harbour {
     store: Store,
     holder: Holder,
     tickets: Arc<dyn TicketSystem>,
+    /// By which the windows of connectors open and close.
+    clock: Arc<dyn Clock>,
     docks: Arc<Docks>,
     events: mpsc::Sender<Event>,
     /// So long one slice sends at most.
@@ -60,7 +63,7 @@ impl std::fmt::Debug for Harbour {
 #[derive(Debug, Default)]
 struct Mooring {
     aboard: Mutex<Option<Aboard>>,
-    /// Something else than the bytes wants to be looked at: a wish, or an interruption.
+    /// Something else than the bytes wants to be looked at at once: a wish, or an interruption.
     disturbed: Notify,
     interrupted: AtomicBool,
     meter: Lock<Option<Arc<Meter>>>,
@@ -86,7 +89,7 @@ impl Drop for Aboard {
 /// What was noticed beside a sending.
 #[derive(Debug, Default)]
 struct Seen {
-    wish: Option<Wish>,
+    stopped: Option<Stopped>,
     interrupted: bool,
     /// The slice is over.
     cut: bool,
@@ -107,12 +110,13 @@ impl Harbour {
         store: Store,
         holder: Holder,
         tickets: Arc<dyn TicketSystem>,
+        clock: Arc<dyn Clock>,
         events: mpsc::Sender<Event>,
         slice: Duration,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (docks, moored) = Default::default();
-        Arc::new(Self { place, store, holder, tickets, docks, events, slice, stop, moored })
+        Arc::new(Self { place, store, holder, tickets, clock, docks, events, slice, stop, moored })
     }
 
     pub fn docks(&self) -> &Docks {
@@ -186,7 +190,8 @@ impl Harbour {
         let totals = passage.recorded().await?;
         meter.expect(totals.files - totals.done_files, totals.bytes - totals.done_bytes);
         let stop = aboard.alive.child_token();
-        let governed = Arc::new(Governed::of(&self.store, &passage.held.record.id, self.tickets.clone()).await?);
+        let governed = Governed::of(&self.store, self.clock.clone(), &passage.held.record.id, self.tickets.clone()).await?;
+        let governed = Arc::new(governed);
         let gate = move |ledger| -> Arc<dyn PublishGate> { governed.gate(ledger) };
         let opened = passage.open(&berth.dock, acquaintance, meter.clone(), &gate, stop.clone()).await?;
         *mooring.meter.lock().expect("no panic while holding the lock") = Some(meter.clone());
@@ -244,15 +249,10 @@ impl Harbour {
         }
     }
 
-    async fn wish_of(&self, transfer: &TransferId) -> Result<Option<Wish>, Stopped> {
-        let request = self.store.request(transfer, Timestamp::now()).await?;
-        Ok(request.map(|request| request.record.wish).filter(|wish| *wish != Wish::None))
-    }
-
-    /// What stopped a step that was stopped: a wish, this process's end, a lost lease, or the end of a slice.
-    async fn why_stopped(&self, aboard: &Aboard, transfer: &TransferId, wish: Option<Wish>) -> Result<(), Stopped> {
-        if let Some(wish) = wish {
-            return Err(Stopped::Asked(wish));
+    /// What stopped a step that was stopped: what was seen beside it, this process's end, a lost lease, or the end of a slice.
+    async fn why_stopped(&self, aboard: &Aboard, transfer: &TransferId, seen: Option<Stopped>) -> Result<(), Stopped> {
+        if let Some(stopped) = seen {
+            return Err(stopped);
         }
         if self.stop.is_cancelled() {
             return Err(Stopped::Interrupted);
@@ -263,8 +263,8 @@ impl Harbour {
         Ok(())
     }
 
-    /// Looks after a sending: shows that it is alive, and stops it for a wish, for an interruption and at the end of its slice.
-    /// It ends with the sending, not by itself.
+    /// Looks after a sending: shows that it is alive, and stops it for a wish, for its connector, for an interruption and at
+    /// the end of its slice. It ends with the sending, not by itself.
     async fn watch(
         &self,
         mooring: &Mooring,
@@ -281,10 +281,12 @@ impl Harbour {
                 _ = look.tick() => alive(),
                 _ = mooring.disturbed.notified() => seen.interrupted |= mooring.interrupted.swap(false, Relaxed),
             }
-            if seen.wish.is_none() {
-                seen.wish = self.wish_of(transfer).await.ok().flatten();
+            if seen.stopped.is_none()
+                && let Err(stopped @ (Stopped::Asked(_) | Stopped::Held(_))) = may_go_on(&self.store, transfer, self.clock.wall()).await
+            {
+                seen.stopped = Some(stopped);
             }
-            if seen.wish.is_some() || seen.interrupted || seen.cut {
+            if seen.stopped.is_some() || seen.interrupted || seen.cut {
                 stop.cancel();
             }
         }
@@ -317,7 +319,7 @@ impl Harbour {
                 Ok(false)
             }
             Err(error) if error.class == ErrorClass::Cancelled => {
-                self.why_stopped(aboard, transfer, seen.wish).await?;
+                self.why_stopped(aboard, transfer, seen.stopped).await?;
                 if seen.interrupted {
                     return Err(Stopped::Interrupted);
                 }

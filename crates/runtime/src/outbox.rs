@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 use store::{Mutation, OutboxRecord};
 
 use crate::service::Inner;
@@ -38,7 +37,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 
 /// Whether there may be more that is due.
 async fn drain(inner: &Inner) -> app::Result<bool> {
-    let now = Timestamp::now();
+    let now = inner.settings.clock.wall();
     inner.store.commit(Mutation::LapseClaims { now, alone: None }).await?;
     let due = inner.store.due_outbox(now, PAGE).await?;
     let delivering: Vec<_> = due.into_iter().map(|message| deliver(inner, message)).collect();

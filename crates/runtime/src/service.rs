@@ -11,7 +11,7 @@ use app::register::Register;
 use app::tasks::{Minted, TaskSettings, Tasks};
 use app::transfers::Holder;
 use integrations::{FileNotifier, LogNotifier, Notifier, TicketSystem};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use model::TransferId;
 use store::{Mutation, Store};
 use tokio::sync::{Notify, mpsc};
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transfer::meter::Snapshot;
 use workflow::Status;
-use workflow::executor::{Executor, Options, Ports, SystemClock, Watcher};
+use workflow::executor::{Clock, Executor, Options, Ports, SystemClock, Watcher};
 
 use crate::handler::{Handler, Handling};
 use crate::harbour::Harbour;
@@ -43,6 +43,9 @@ pub struct ServiceSettings {
     pub keep_temporary: SignedDuration,
     /// Instead of the built-in register.
     pub tickets: Option<Arc<dyn TicketSystem>>,
+    /// By which windows open and sessions end.
+    #[doc(hidden)]
+    pub clock: Arc<dyn Clock>,
     /// Called with the name of every step before it runs, and again when it is over and nothing of it is written yet. For
     /// tests that end the process there.
     #[doc(hidden)]
@@ -75,6 +78,7 @@ impl Default for ServiceSettings {
             notifiers: vec![NotifierKind::Log],
             keep_temporary: SignedDuration::from_hours(7 * 24),
             tickets: None,
+            clock: Arc::new(SystemClock::default()),
             step_hook: None,
         }
     }
@@ -140,13 +144,23 @@ impl Service {
         let holder = process::holder(place.lease);
         let tickets = settings.tickets.clone().unwrap_or_else(|| Arc::new(Register::new(store.clone())));
         let (events, heard) = mpsc::channel(1_024);
-        let harbour = Harbour::new(place.clone(), store.clone(), holder.clone(), tickets.clone(), events, settings.slice, stop.clone());
+        let clock = settings.clock.clone();
+        let harbour = Harbour::new(
+            place.clone(),
+            store.clone(),
+            holder.clone(),
+            tickets.clone(),
+            clock.clone(),
+            events,
+            settings.slice,
+            stop.clone(),
+        );
         let notifiers = notifiers(&settings);
         let tasks = Arc::new(Tasks {
             store: store.clone(),
             ferry: harbour.clone(),
             tickets: tickets.clone(),
-            clock: Arc::new(SystemClock::default()),
+            clock: clock.clone(),
             key: keys::session_key(&place.state).map_err(|e| Failure::of(model::ErrorClass::Internal, e.to_string()))?,
             minted: Minted::default(),
             settings: TaskSettings {
@@ -168,20 +182,20 @@ impl Service {
             journal: Arc::new(StoreJournal::new(store.clone(), None)),
             handler: Arc::new(Handling(handler.clone())),
             watcher: Arc::new(Ended(to)),
-            clock: Arc::new(SystemClock::default()),
+            clock: clock.clone(),
             chance: Box::new(SystemChance),
         };
         let executor = Executor::new(ports, Options::default());
         let _ = handler.executor.set(executor.clone());
         // Whoever claimed a message before is gone: the store is ours alone.
-        store.commit(Mutation::LapseClaims { now: Timestamp::now(), alone: Some(holder.name.clone()) }).await?;
+        store.commit(Mutation::LapseClaims { now: clock.wall(), alone: Some(holder.name.clone()) }).await?;
         let inner = Arc::new(Inner {
             store,
             settings,
             executor,
             harbour,
             tasks,
-            outlets: Outlets { tickets, notifiers },
+            outlets: Outlets { clock, tickets, notifiers },
             holder,
             wake,
             told,

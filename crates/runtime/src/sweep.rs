@@ -66,7 +66,8 @@ async fn try_after_run(whose: Whose, store: &Store, held: &Held, engine: &Engine
         };
         for entry in entries.iter().filter(|e| e.exact && !e.metadata.directory) {
             let Some(parts) = options.temp_name.read(&entry.name) else { continue };
-            if parts.transfer != id.short() || parts.run != held.record.run {
+            // Epochs go on counting from one run to the next.
+            if parts.transfer != id.short() || parts.run > held.record.run {
                 continue;
             }
             let path = directory.join(&entry.name).map_err(transfer::Error::from)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use app::tasks::Stopped;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use model::{FileState, TransferId, TransferState};
 use store::{FileQuery, Mutation, RequestQuery};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -46,7 +46,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 async fn sweep(inner: &Inner) -> app::Result<()> {
     missed(inner).await?;
     orphans(inner).await?;
-    let now = Timestamp::now();
+    let now = inner.settings.clock.wall();
     while inner.store.commit(Mutation::Sweep { now, limit: SWEPT_AT_ONCE }).await?.swept >= u64::from(SWEPT_AT_ONCE) {}
     Ok(())
 }
@@ -132,7 +132,7 @@ fn read_name(execution: &str) -> Option<(TransferId, u32)> {
 /// Temporary files of transfers that ended: of cancelled ones where that failed at once, of others after their time. What
 /// is verified or held was kept for a person, and goes at the same time.
 async fn leftovers(inner: &Inner, cleared: &mut HashSet<TransferId>) -> app::Result<()> {
-    let now = Timestamp::now();
+    let now = inner.settings.clock.wall();
     let ends = [TransferState::Failed, TransferState::CompletedWithErrors, TransferState::Cancelled];
     let unfinished: Vec<FileState> = FileState::ALL.iter().copied().filter(|state| !state.is_success()).collect();
     let mut before = None;

@@ -1,5 +1,5 @@
 //! No approved ticket pair, no bytes: both tickets are read back when a transfer begins and again before a file gets
-//! its name.
+//! its name; then the connector must be usable, too.
 
 use std::sync::Arc;
 
@@ -10,30 +10,34 @@ use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TicketState, Transfe
 use store::{RequestRecord, Store};
 use transfer::port::{PublishGate, Verdict};
 use transfer::{Pin, Subject};
+use workflow::executor::Clock;
 
 use crate::connectors::{self, ConnectorSettings, WhenUnreachable};
 use crate::error::{Error, Result};
+use crate::hindrance::Hindrance;
 use crate::ledger::StoreLedger;
 
-/// An approved transfer, as far as its tickets are concerned.
-#[derive(Debug)]
+/// An approved transfer, as far as its tickets and its connector are concerned.
 pub struct Governed {
+    store: Store,
+    clock: Arc<dyn Clock>,
     request: RequestRecord,
     tickets: Arc<dyn TicketSystem>,
     /// What the connector says of a time in which nobody answers about tickets.
     unreachable: WhenUnreachable,
 }
 
-impl Governed {
-    pub async fn of(store: &Store, transfer: &TransferId, tickets: Arc<dyn TicketSystem>) -> Result<Self> {
-        let request = store.request(transfer, Timestamp::now()).await?;
-        let request = request.ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {transfer} was not asked for")))?;
-        let connector = connector_of(store, &request.record).await?;
-        Ok(Self::new(request.record, tickets, connector.when_tickets_unreachable))
+impl std::fmt::Debug for Governed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Governed({})", self.request.transfer)
     }
+}
 
-    pub fn new(request: RequestRecord, tickets: Arc<dyn TicketSystem>, unreachable: WhenUnreachable) -> Self {
-        Self { request, tickets, unreachable }
+impl Governed {
+    pub async fn of(store: &Store, clock: Arc<dyn Clock>, transfer: &TransferId, tickets: Arc<dyn TicketSystem>) -> Result<Self> {
+        let request = super::find(store, transfer, clock.wall()).await?;
+        let unreachable = connector_of(store, &request).await?.when_tickets_unreachable;
+        Ok(Self { store: store.clone(), clock, request, tickets, unreachable })
     }
 
     /// `ticket_invalid` is a definite no, `ticket_unavailable` means that nobody answered. With `max_age` the user ticket
@@ -81,7 +85,12 @@ impl Governed {
         Ok(ticket)
     }
 
-    /// Asks the tickets, then our own records.
+    /// Why nothing goes to the connector at this moment.
+    async fn hindrance(&self) -> Result<Option<Hindrance>> {
+        Hindrance::at(&self.store, &self.request.connector, self.clock.wall()).await
+    }
+
+    /// Asks the tickets, then the connector, then our own records.
     pub fn gate(self: &Arc<Self>, ledger: Arc<StoreLedger>) -> Arc<dyn PublishGate> {
         Arc::new(Gate { governed: self.clone(), ledger })
     }
@@ -105,17 +114,19 @@ struct Gate {
 #[async_trait]
 impl PublishGate for Gate {
     async fn may_publish(&self, file: FileNumber, pin: &Pin, path: &RemotePath) -> transfer::Result<Verdict> {
+        let asked = |error: Error| transfer::Error::new(error.class, "ask the gate", Subject::Nothing).because(error);
+        let refused = |error: Error| Ok(Verdict::Refused(transfer::Error::new(error.class, "publish", path).because(error)));
         match self.governed.check(None).await {
             Ok(()) => {}
             // Approved when it began: an outage does not stop what is under way, unless that was agreed.
             Err(error) if error.class == ErrorClass::TicketUnavailable && self.governed.unreachable == WhenUnreachable::Go => {
                 tracing::warn!(transfer = %self.governed.request.transfer, error = %error.message, "published without asking the tickets again");
             }
-            Err(error) if matches!(error.class, ErrorClass::TicketInvalid | ErrorClass::TicketUnavailable) => {
-                let refusal = transfer::Error::new(error.class, "publish", path).because(error);
-                return Ok(Verdict::Refused(refusal));
-            }
-            Err(error) => return Err(transfer::Error::new(error.class, "ask the gate", Subject::Nothing).because(error)),
+            Err(error) if matches!(error.class, ErrorClass::TicketInvalid | ErrorClass::TicketUnavailable) => return refused(error),
+            Err(error) => return Err(asked(error)),
+        }
+        if let Some(hindrance) = self.governed.hindrance().await.map_err(asked)? {
+            return refused(hindrance.error());
         }
         self.ledger.may_publish(file, pin, path).await
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use integrations::TicketSystem;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use model::{ErrorClass, TransferId};
 use store::{Batch, Delivering, Mutation, OutboxMessage, RequestRecord, Store, Wish};
 
@@ -34,6 +34,7 @@ pub use tickets::{TARGET as TICKETS, TicketWords};
 use workflow::executor::Clock;
 
 use crate::error::{Error, Result};
+use crate::hindrance::Hindrance;
 use crate::manifest::Totals;
 
 /// The definition that all transfers run.
@@ -100,6 +101,28 @@ impl std::fmt::Debug for Tasks {
     }
 }
 
+/// Whether a transfer that is under way may go on: nobody has wished otherwise, and its connector may be used.
+pub async fn may_go_on(store: &Store, transfer: &TransferId, now: Timestamp) -> Result<(), Stopped> {
+    let request = find(store, transfer, now).await?;
+    obeyed(&request)?;
+    match Hindrance::at(store, &request.connector, now).await? {
+        None => Ok(()),
+        Some(hindrance) => Err(Stopped::Held(hindrance.error())),
+    }
+}
+
+fn obeyed(request: &RequestRecord) -> Result<(), Stopped> {
+    match request.wish {
+        Wish::None => Ok(()),
+        wish => Err(Stopped::Asked(wish)),
+    }
+}
+
+async fn find(store: &Store, transfer: &TransferId, now: Timestamp) -> Result<RequestRecord> {
+    let request = store.request(transfer, now).await?;
+    request.map(|request| request.record).ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {transfer} was not asked for")))
+}
+
 impl Tasks {
     /// Carries out a step. `alive` is called from time to time by one that takes long.
     pub async fn run(&self, step: &Step, alive: &(dyn Fn() + Send + Sync)) -> Result<Done, Stopped> {
@@ -110,7 +133,11 @@ impl Tasks {
             "CleanupAndLogout" => return self.cleanup(step, &request).await,
             _ => {}
         }
-        self.obey(step).await?;
+        match step.name.as_str() {
+            // What is delivered already need not wait until the connector may be used again.
+            "FinishTransfer" | "FinishChunks" => obeyed(&request)?,
+            _ => self.obey(step).await?,
+        }
         match step.name.as_str() {
             "ValidateInput" => self.validate(step, &request).await,
             "AuthenticateSSO" => self.authenticate(step, &request).await,
@@ -118,7 +145,7 @@ impl Tasks {
             "OpenTransfer" | "OpenChunks" => self.open(step).await,
             "SendSlice" | "SendChunk" => self.send(step, alive).await,
             "SendByWorker" | "SendChunksByWorker" => self.send_all(step, alive).await,
-            "FinishTransfer" | "FinishChunks" => self.finish(step).await,
+            "FinishTransfer" | "FinishChunks" => self.finish(step, &request).await,
             other => Err(Error::new(ErrorClass::Internal, format!("there is no task for the state {other}")).into()),
         }
     }
@@ -141,18 +168,12 @@ impl Tasks {
     }
 
     async fn request(&self, step: &Step) -> Result<RequestRecord> {
-        let request = self.store.request(&step.transfer, self.clock.wall()).await?;
-        request
-            .map(|request| request.record)
-            .ok_or_else(|| Error::new(ErrorClass::Internal, format!("transfer {} was not asked for", step.transfer)))
+        find(&self.store, &step.transfer, self.clock.wall()).await
     }
 
-    /// What somebody has wished in the meantime goes before everything but the tail.
+    /// What has happened in the meantime goes before everything but the tail.
     pub(crate) async fn obey(&self, step: &Step) -> Result<(), Stopped> {
-        match self.request(step).await?.wish {
-            Wish::None => Ok(()),
-            wish => Err(Stopped::Asked(wish)),
-        }
+        may_go_on(&self.store, &step.transfer, self.clock.wall()).await
     }
 
     /// Something to be told outside, once however often the step runs.

@@ -2,12 +2,16 @@
 
 use model::{ErrorClass, FileState};
 use serde_json::json;
-use store::{FileQuery, FileRecord, Part};
+use store::{FileQuery, FileRecord, Part, RequestRecord};
 
 use super::Tasks;
 use super::plan::mover;
 use super::step::{Done, Step, Stopped};
 use crate::error::{Error, Result};
+use crate::hindrance::Hindrance;
+
+const PAGE: u32 = 500;
+const NAMELESS: &[FileState] = &[FileState::Pending, FileState::InProgress, FileState::PublishPending, FileState::Held];
 
 impl Tasks {
     pub(super) async fn open(&self, step: &Step) -> Result<Done, Stopped> {
@@ -30,8 +34,11 @@ impl Tasks {
         Ok(Done::with(json!({"more": false})))
     }
 
-    pub(super) async fn finish(&self, step: &Step) -> Result<Done, Stopped> {
+    pub(super) async fn finish(&self, step: &Step, request: &RequestRecord) -> Result<Done, Stopped> {
+        self.waits_for_connector(step, request).await?;
         self.ferry.finish(&step.transfer).await?;
+        // The gate may have refused the last names.
+        self.waits_for_connector(step, request).await?;
         let counts = self.store.counts(&step.transfer).await?;
         let (mut delivered, mut bytes, mut failed) = (0, 0, 0);
         for count in counts {
@@ -55,6 +62,22 @@ impl Tasks {
             });
         }
         Ok(Done::with(json!({"delivered": delivered, "failed": failed, "bytes": bytes})))
+    }
+
+    /// What has no name yet waits until the connector may be used again; where nothing is left, nobody waits.
+    async fn waits_for_connector(&self, step: &Step, request: &RequestRecord) -> Result<(), Stopped> {
+        let Some(hindrance) = Hindrance::at(&self.store, &request.connector, self.clock.wall()).await? else { return Ok(()) };
+        let mut after = None;
+        loop {
+            let query = FileQuery { part: Part::Everything, after, states: Some(NAMELESS), limit: PAGE };
+            let page = self.store.files(&step.transfer, query).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.number);
+            // Held for another reason, a file waits for a person and keeps nobody else.
+            if page.iter().any(|file| file.state != FileState::Held || file.error_class == Some(hindrance.class)) {
+                return Err(Stopped::Held(hindrance.error()));
+            }
+        }
     }
 
     async fn first(&self, step: &Step, states: &[FileState]) -> Result<Option<FileRecord>> {

@@ -82,7 +82,9 @@ async fn scene() -> Scene {
         updated_at: now,
         expires_at: now + SignedDuration::from_hours(24),
     };
-    let batch = Batch::new().push(Mutation::CreateTransfer(record)).push(Mutation::CreateRequest(Box::new(request)));
+    let body = json!({"url": "sftp://u@h/in/"}).to_string();
+    let connector = Mutation::PutConnector { name: "partner".into(), body, expect: None, by: "admin".into(), at: now };
+    let batch = Batch::new().push(connector).push(Mutation::CreateTransfer(record)).push(Mutation::CreateRequest(Box::new(request)));
     store.commit(batch).await.unwrap();
     let tasks = Tasks {
         store: store.clone(),

@@ -25,8 +25,8 @@ impl Tasks {
         let agreed = connector_of(&self.store, request).await?;
         let most = agreed.max_age.and_then(|age| age.try_into().ok()).unwrap_or(self.settings.ticket_max_age);
         let max_age = (step.run == 1).then_some((most, self.clock.wall()));
-        let governed = Governed::new(request.clone(), self.tickets.clone(), agreed.when_tickets_unreachable);
         self.take_up(step, request).await?;
+        let governed = Governed::of(&self.store, self.clock.clone(), &step.transfer, self.tickets.clone()).await?;
         governed.check(max_age).await?;
         let totals = self.ferry.list(&step.transfer).await?;
         Ok(Done::with(json!({"files": totals.files, "bytes": totals.bytes})))

@@ -253,6 +253,8 @@ fn every_write_to_the_store_is_a_batch() {
         "requests",
         "queue",
         "queues",
+        "held",
+        "connectors_held_for",
         "idempotency",
         "session",
         "grant",

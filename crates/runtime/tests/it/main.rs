@@ -2,3 +2,4 @@
 
 mod scene;
 mod service;
+mod windows;

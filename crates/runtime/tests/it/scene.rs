@@ -1,17 +1,20 @@
 //! One service with a bucket on one side and a partner on the other, that can be stopped, killed and started again.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use app::connectors::ConnectorSettings;
 use app::{CopySpec, Options, S3Settings, ServerSettings, binding, register};
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::{TicketKind, TransferId, TransferState};
 use runtime::{Place, Service, ServiceSettings};
-use store::{Approval, Batch, Mutation, NewTicket, RequestRecord, Store, TransferRecord, Wish};
+use store::{Approval, Batch, Mutation, NewTicket, Request, RequestRecord, Store, TransferRecord, Wish};
 use testkit::s3::{Bucket, S3Server};
 use testkit::sftp::SftpServer;
 use tokio_util::sync::CancellationToken;
+use workflow::executor::{Clock, SystemClock};
 
 pub const BUCKET: &str = "outbound";
 pub const CONNECTOR: &str = "partner";
@@ -28,6 +31,38 @@ pub struct Scene {
     /// The partner is entered with a password instead of a key.
     pub with_password: bool,
     directory: tempfile::TempDir,
+}
+
+/// The clocks of this machine, but for a wall clock that a test sets.
+pub struct SetClock {
+    system: SystemClock,
+    ahead: Mutex<SignedDuration>,
+}
+
+impl SetClock {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { system: SystemClock::default(), ahead: Mutex::default() })
+    }
+
+    /// So many hours ahead of this machine's.
+    pub fn set_ahead(&self, hours: i64) {
+        *self.ahead.lock().unwrap() = SignedDuration::from_hours(hours);
+    }
+}
+
+#[async_trait]
+impl Clock for SetClock {
+    fn wall(&self) -> Timestamp {
+        self.system.wall() + *self.ahead.lock().unwrap()
+    }
+
+    fn steady(&self) -> Duration {
+        self.system.steady()
+    }
+
+    async fn sleep_until(&self, until: Duration) {
+        self.system.sleep_until(until).await;
+    }
 }
 
 /// Must be found nowhere.
@@ -202,6 +237,10 @@ impl Scene {
 
     pub fn state(&self, id: &TransferId) -> TransferState {
         self.runtime.block_on(self.store.transfer(id)).unwrap().unwrap().state
+    }
+
+    pub fn request(&self, id: &TransferId) -> Request {
+        self.runtime.block_on(self.store.request(id, Timestamp::now())).unwrap().unwrap()
     }
 
     /// Waits until the transfer is in one of the states in which it rests.

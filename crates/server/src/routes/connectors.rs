@@ -74,7 +74,9 @@ pub async fn disable(
     Path(text): Path<String>,
     _: Empty,
 ) -> Result<Answer<Connector>, Refused> {
-    Ok(connector(connectors::set_enabled(&doors.store, &who, &name(&text)?, false, Timestamp::now()).await?))
+    let disabled = connectors::set_enabled(&doors.store, &who, &name(&text)?, false, Timestamp::now()).await?;
+    doors.loops.wake();
+    Ok(connector(disabled))
 }
 
 /// Logs in, and writes and removes a small scratch file, as `probe` does.

@@ -1,7 +1,7 @@
 //! Requests, and the keys by which clients repeat them. A request's row has its transfer's number and follows its state.
 
 use jiff::Timestamp;
-use model::{TransferId, TransferState};
+use model::{ErrorClass, TransferId, TransferState};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::transfers::{maybe_seq, page_size, seq};
@@ -269,6 +269,30 @@ fn queues(c: &Connection) -> Result<Vec<QueueCount>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+fn held(c: &Connection, connector: &str, classes: &str, limit: u32) -> Result<Vec<Request>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM {TABLES} WHERE open = 1 AND connector = ?1 AND r.state = 'held'
+             AND waiting_class IN (SELECT value FROM json_each(?2))
+         ORDER BY r.created_at, r.transfer LIMIT ?3"
+    ))?;
+    let rows = statement.query_map(params![connector, classes, page_size(limit)], from_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn connectors_held_for(c: &Connection, classes: &str) -> Result<Vec<String>> {
+    let mut statement = c.prepare_cached(
+        "SELECT DISTINCT connector FROM requests
+         WHERE open = 1 AND state = 'held' AND waiting_class IN (SELECT value FROM json_each(?1)) ORDER BY connector",
+    )?;
+    let rows = statement.query_map([classes], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn names(classes: &[ErrorClass]) -> String {
+    let names: Vec<&str> = classes.iter().map(|class| class.name()).collect();
+    serde_json::to_string(&names).expect("names of classes are plain text")
+}
+
 impl Store {
     /// `None` also for one whose transfer has ended and that has expired by `now`, swept or not.
     pub async fn request(&self, id: &TransferId, now: Timestamp) -> Result<Option<Request>> {
@@ -289,6 +313,18 @@ impl Store {
     /// Connectors that some pending transfer is for.
     pub async fn queues(&self) -> Result<Vec<QueueCount>> {
         self.read("count", || "the queues".into(), queues).await
+    }
+
+    /// Those of a connector whose transfer is held for a reason of one of these classes, the oldest first.
+    pub async fn held(&self, connector: &str, classes: &[ErrorClass], limit: u32) -> Result<Vec<Request>> {
+        let (key, names) = (connector.to_owned(), names(classes));
+        self.read("list what is held for", || format!("connector {connector}"), move |c| held(c, &key, &names, limit)).await
+    }
+
+    /// Connectors that have such transfers.
+    pub async fn connectors_held_for(&self, classes: &[ErrorClass]) -> Result<Vec<String>> {
+        let names = names(classes);
+        self.read("list", || "the connectors of held transfers".into(), move |c| connectors_held_for(c, &names)).await
     }
 
     /// `None` also for a key that has expired by `now`, swept or not.

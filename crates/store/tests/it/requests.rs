@@ -136,6 +136,27 @@ async fn the_queue_of_a_connector_goes_by_priority_and_then_by_age() {
     assert_eq!(store.queues().await.unwrap(), counts);
 }
 
+/// Mutation: the class of what they wait for, or the state, is left out of the question.
+#[tokio::test]
+async fn what_is_held_is_found_by_connector_and_by_what_it_waits_for() {
+    let store = Store::open_in_memory().await.unwrap();
+    let (closed, denied) = (Some(ErrorClass::WindowClosed), Some(ErrorClass::PolicyDenied));
+    for (n, connector, class) in
+        [(1, "partner", closed), (2, "partner", denied), (3, "partner", None), (4, "other", closed), (5, "partner", closed)]
+    {
+        let waiting = Some(Waiting { class, reason: "r".into() });
+        store.commit(governed(RequestRecord { connector: connector.into(), waiting, ..request(n) })).await.unwrap();
+        store.commit(state(n, if n == 5 { TransferState::Pending } else { TransferState::Held })).await.unwrap();
+    }
+    let held = async |classes: &[ErrorClass]| {
+        store.held("partner", classes, 0).await.unwrap().into_iter().map(|one| one.record.transfer).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&[ErrorClass::WindowClosed]).await, [id(1)]);
+    assert_eq!(held(&[ErrorClass::WindowClosed, ErrorClass::PolicyDenied]).await, [id(1), id(2)]);
+    assert_eq!(store.connectors_held_for(&[ErrorClass::WindowClosed]).await.unwrap(), ["other", "partner"]);
+    assert_eq!(store.connectors_held_for(&[ErrorClass::PolicyDenied]).await.unwrap(), ["partner"]);
+}
+
 #[tokio::test]
 async fn requests_are_listed_by_user_connector_state_and_page_and_not_after_their_time() {
     let store = Store::open_in_memory().await.unwrap();

@@ -93,9 +93,16 @@ impl FileRun {
     }
 
     async fn rename(&mut self, seat: &Seat, mut intent: Intent) -> Result<Finished> {
-        if let Some(finished) = self.ask_gate().await? {
-            self.discard(Some(seat)).await;
-            return Ok(finished);
+        match self.ask_gate().await {
+            Ok(None) => {}
+            Ok(Some(finished)) => {
+                self.discard(Some(seat)).await;
+                return Ok(finished);
+            }
+            Err(error) => {
+                self.keep_what_is_proved(&intent.temp).await;
+                return Err(error);
+            }
         }
         self.recorded = true;
         self.engine.setup.ledger.intent(self.task.number, &intent).await?;
@@ -146,6 +153,19 @@ impl FileRun {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The last checkpoint may be older than the last ranges: with this one a file that must wait for its name is not sent
+    /// again, in whole or in part. It is no intent, which would say that a missing file was published.
+    async fn keep_what_is_proved(&mut self, temp: &RemotePath) {
+        let Some(sheet) = &self.sheet else { return };
+        let setup = &self.engine.setup;
+        let (checkpoint, done) = (sheet.checkpoint(&self.task.pin, temp, self.attempt, setup.epoch), sheet.confirmed_bytes());
+        let kept = setup.ledger.checkpoint(self.task.number, &checkpoint, done).await;
+        match kept {
+            Ok(()) => self.recorded = true,
+            Err(error) => warn!(file = %self.task.number, error = %chain(&error), "checkpoint not saved"),
         }
     }
 

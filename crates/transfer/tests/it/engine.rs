@@ -231,6 +231,21 @@ async fn the_gate_holds_a_verified_file_back() {
     assert_eq!(ferry.records.kept(0).failed.unwrap().0, ErrorKind::TicketInvalid);
 }
 
+/// Mutation: no checkpoint when the gate says no; then the last ranges are sent a second time.
+#[tokio::test]
+async fn what_the_gate_held_back_is_published_later_and_not_sent_again() {
+    let (ferry, source, destination) = ferry(&[("large", 47_000_001)]);
+    *ferry.records.refuse_publish.lock().unwrap() = Some(ErrorKind::WindowClosed);
+    ferry.run(&["large"]).await.unwrap();
+    assert!(destination.bytes("/in/large").is_none());
+    let sent = destination.accepted();
+    *ferry.records.refuse_publish.lock().unwrap() = None;
+    ferry.run(&["large"]).await.unwrap();
+    assert_whole(&source, &destination, "large");
+    assert_eq!(destination.accepted(), sent, "what was proved is not sent again");
+    only_finals(&destination);
+}
+
 #[tokio::test]
 async fn in_place_is_only_used_when_asked_for_and_says_so() {
     let (mut ferry, source, destination) = ferry(&[("a", 10), ("b", 20_000_000)]);
