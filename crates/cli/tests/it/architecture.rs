@@ -275,6 +275,7 @@ fn every_write_to_the_store_is_a_batch() {
         "secrets",
         "learning",
         "cached_object",
+        "cached_objects",
         "integrity_check",
         "backup",
         "restore",

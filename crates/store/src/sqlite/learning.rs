@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::value::{Columns, int, nanos};
 use super::{outbox, requests, sessions};
@@ -92,11 +92,20 @@ fn learnt(c: &Connection, transfer_type: &str, size_category: &str) -> Result<Ve
 
 fn cached(c: &Connection, key: &str, now: Timestamp) -> Result<Option<CachedObject>> {
     let mut statement = c.prepare_cached("SELECT key, body, expires_at FROM cached_objects WHERE key = ?1 AND expires_at > ?2")?;
-    let found = statement.query_row(params![key, nanos(now)], |row| {
-        let mut columns = Columns::of(row);
-        Ok(CachedObject { key: columns.take()?, body: columns.take()?, expires_at: columns.time()? })
-    });
-    Ok(found.optional()?)
+    Ok(statement.query_row(params![key, nanos(now)], from_row).optional()?)
+}
+
+fn cached_of(c: &Connection, keys: &str, now: Timestamp) -> Result<Vec<CachedObject>> {
+    let mut statement = c.prepare_cached(
+        "SELECT key, body, expires_at FROM cached_objects WHERE key IN (SELECT value FROM json_each(?1)) AND expires_at > ?2",
+    )?;
+    let rows = statement.query_map(params![keys, nanos(now)], from_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<CachedObject> {
+    let mut columns = Columns::of(row);
+    Ok(CachedObject { key: columns.take()?, body: columns.take()?, expires_at: columns.time()? })
 }
 
 impl Store {
@@ -110,5 +119,11 @@ impl Store {
     pub async fn cached_object(&self, key: &str, now: Timestamp) -> Result<Option<CachedObject>> {
         let wanted = key.to_owned();
         self.read("read what is remembered of", || key.to_owned(), move |c| cached(c, &wanted, now)).await
+    }
+
+    /// The same of several objects, in no order.
+    pub async fn cached_objects(&self, keys: &[String], now: Timestamp) -> Result<Vec<CachedObject>> {
+        let wanted = serde_json::to_string(keys).expect("keys are plain text");
+        self.read("read what is remembered of", || format!("{} objects", keys.len()), move |c| cached_of(c, &wanted, now)).await
     }
 }

@@ -168,6 +168,11 @@ async fn what_is_remembered_of_an_object_counts_for_its_time_only() {
     assert_eq!(store.cached_object("bucket#1", at(DAY)).await.unwrap(), None, "it was not swept");
     store.commit(Mutation::PutCached(CachedObject { expires_at: at(2 * DAY), ..cached(1) })).await.unwrap();
     assert!(store.cached_object("bucket#1", at(DAY)).await.unwrap().is_some());
+    store.commit(Mutation::PutCached(cached(2))).await.unwrap();
+    let keys = ["bucket#1", "bucket#2", "bucket#3"].map(str::to_owned);
+    let found = async |now| store.cached_objects(&keys, at(now)).await.unwrap().into_iter().map(|object| object.key).collect::<Vec<_>>();
+    assert_eq!(found(DAY).await, ["bucket#1"], "the other one's time is over");
+    assert_eq!(found(DAY - 1).await.len(), 2);
     for _ in 0..2 {
         store.commit(Mutation::DropCached { key: "bucket#1".into() }).await.unwrap();
     }
