@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use model::TransferId;
+use store::TransferRecord;
 
 /// What tickets, session and grant are bound to: who wants what done by which connector and source. `spec` is the text on
 /// record, for a spec written anew might read otherwise in another version of this program.
@@ -18,6 +19,11 @@ pub fn spec_hash(user: &str, connector: &str, source: &str, spec: &str) -> Strin
 /// The identity of a transfer that was asked for by a request, which no copy continues.
 pub fn new_request_identity(id: &TransferId) -> String {
     format!("request:{id}")
+}
+
+/// Whether a transfer was asked of a service, which alone carries it out: under its approval, in its connector's window.
+pub fn is_governed(transfer: &TransferRecord) -> bool {
+    transfer.identity == new_request_identity(&transfer.id)
 }
 
 /// One execution for each run of a transfer.

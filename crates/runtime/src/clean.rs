@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use app::CopySpec;
+use app::binding::is_governed;
 use app::transfers::{self, is_open};
 use jiff::Timestamp;
 use model::{Credential, RemotePath, TempName, TransferId, TransferState};
@@ -78,6 +79,9 @@ pub async fn clean(
 fn needed(owner: Option<&TransferRecord>, young: bool) -> Option<String> {
     match owner {
         None => Some("it is not in this machine's records".to_owned()),
+        Some(record) if is_open(record.state) && is_governed(record) => {
+            Some(format!("the service may go on with transfer {}; see `fileferry transfer cancel`", record.id))
+        }
         Some(record) if is_open(record.state) => {
             Some(format!("transfer {} can still be resumed; see `fileferry resume --abandon`", record.id))
         }

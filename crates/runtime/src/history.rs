@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use app::binding::is_governed;
 use app::event::FileReport;
 use app::history::{self, HistoryEntry};
 use app::transfers::is_open;
@@ -74,11 +75,16 @@ pub async fn prune(place: &Place, older_than: Duration) -> Result<u64, Failure> 
     }
 }
 
-/// Transfers that `resume` goes on with, oldest first. Naming one that is done is an error that says so.
+/// Transfers that `resume` goes on with, oldest first. Naming one that is done, or a service's, is an error that says so;
+/// where none is named, those of a service are left to it.
 pub(crate) async fn unfinished(store: &Store, id: Option<&TransferId>) -> Result<Vec<TransferRecord>, Failure> {
     if let Some(id) = id {
         let record = store.transfer(id).await?.ok_or_else(|| history::unknown(id))?;
         return match is_open(record.state) {
+            true if is_governed(&record) => Err(Failure {
+                next: Some(format!("`fileferry transfer resume {id}`, or `fileferry transfer cancel {id}` to give it up")),
+                ..Failure::usage(format!("transfer {id} was asked of the service on this directory, which alone goes on with it"))
+            }),
             true => Ok(vec![record]),
             false => Err(Failure::usage(format!("transfer {id} is {}; there is nothing to go on with", record.state))),
         };
@@ -89,7 +95,7 @@ pub(crate) async fn unfinished(store: &Store, id: Option<&TransferId>) -> Result
         let page = store.transfers(TransferQuery { before, ..TransferQuery::default() }).await?;
         let Some(last) = page.last() else { break };
         before = Some(last.id.clone());
-        found.extend(page.into_iter().filter(|t| is_open(t.state)));
+        found.extend(page.into_iter().filter(|t| is_open(t.state) && !is_governed(t)));
     }
     found.reverse();
     Ok(found)

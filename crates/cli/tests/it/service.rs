@@ -219,6 +219,38 @@ async fn a_transfer_is_paused_resumed_and_cancelled() {
     assert_eq!(shop.run(&["transfer", "resume", &id]).code, 1);
 }
 
+/// Mutation: `resume` takes whatever is unfinished: it sends what nobody has approved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_on_the_services_directory_leaves_its_transfers_to_it() {
+    let shop = shop().await;
+    shop.bucket.put("out/a", b"x".to_vec());
+    let service = serve(&shop, &[]);
+    let server = partner(&shop).await;
+    connect(&shop, &server, &["--approval", "second-person"]);
+    let id = id_of(&done(shop.run(&["transfer", "submit", "orders:out/a", "partner"])));
+    drop(service);
+    // As the state of whoever runs copies on the service's directory.
+    std::fs::create_dir(shop.home.path("other")).unwrap();
+    std::os::unix::fs::symlink(shop.home.state().join("service"), shop.home.path("other/fileferry")).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = shop.command(arguments);
+        command.env("XDG_STATE_HOME", shop.home.path("other"));
+        ended(shop.start(command))
+    };
+    for arguments in [&["resume"][..], &["resume", "--abandon", "--all"]] {
+        let ran = done(run(arguments));
+        assert!(ran.err.contains("nothing is unfinished"), "{arguments:?}: {}", ran.err);
+    }
+    for arguments in [&["resume", &id][..], &["resume", "--abandon", &id]] {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(&format!("`fileferry transfer resume {id}`")), "{}", ran.err);
+    }
+    assert!(shop.server.request_count() == 0 && files_below(&server.file("/in")).is_empty(), "it was not begun");
+    let _again = serve(&shop, &[]);
+    assert_eq!(state(&shop, &id)["state"], "held", "it waits as before");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_is_in_no_output_record_or_answer() {
     let shop = shop().await;
