@@ -8,10 +8,11 @@ use model::{TransferId, TransferState};
 use serde_json::{Value, json};
 use store::{Mutation, OutboxState, Request, RequestRecord, Store, Waiting};
 
-use crate::connectors::{self, ConnectorSettings, DEFAULT_LIMIT};
+use crate::connectors::{ConnectorSettings, DEFAULT_LIMIT};
 use crate::error::Result;
 use crate::hindrance::{self, Hindrance};
 use crate::requests;
+use crate::settings;
 use crate::tasks::TICKETS;
 
 /// Requests of one connector that are looked at in one round.
@@ -69,7 +70,7 @@ pub async fn choose(store: &Store, room: usize, worker_queue: &str, now: Timesta
 
 async fn connector(store: &Store, name: &str) -> Result<Option<ConnectorSettings>> {
     let Ok(name) = name.parse() else { return Ok(None) };
-    connectors::load(store, &name).await
+    settings::load(store, &name).await
 }
 
 type Line = Vec<(RequestRecord, u32, u32)>;

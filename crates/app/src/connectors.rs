@@ -12,6 +12,7 @@ use store::{Mutation, SettingRecord, Store};
 use crate::error::{Error, Result};
 use crate::fields;
 use crate::policy::{Action, Principal};
+use crate::settings::{self, Named, Setting};
 use crate::spec::{Options, ServerSettings};
 
 /// Transfers at once to a connector that does not say.
@@ -87,15 +88,8 @@ impl Default for ConnectorSettings {
     }
 }
 
-/// A connector with its name and the version under which it is on record.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Connector {
-    pub name: Name,
-    pub version: u32,
-    pub settings: ConnectorSettings,
-    pub updated_by: String,
-    pub updated_at: Timestamp,
-}
+/// A connector on record.
+pub type Connector = Named<ConnectorSettings>;
 
 impl ConnectorSettings {
     /// Reads settings strictly, each part by its own list of fields.
@@ -148,72 +142,38 @@ impl ConnectorSettings {
         }
         Ok(self)
     }
+}
 
-    /// Names of the service's own secrets that this connector needs.
-    pub fn secrets(&self) -> Vec<&str> {
+impl Setting for ConnectorSettings {
+    const WORD: &'static str = "connector";
+    const REFERS: &'static str = "server";
+
+    fn secrets(&self) -> Vec<&str> {
         let server = &self.server;
         fields::local_names([&server.password_from, &server.proxy_password_from, &server.key_from, &server.key_passphrase_from]).collect()
     }
-}
-
-/// Adds a connector, or replaces the one of `expect`ed version; 0: only if there is none, `None`: whatever is there.
-pub async fn put(
-    store: &Store,
-    who: &Principal,
-    name: &Name,
-    settings: ConnectorSettings,
-    expect: Option<u32>,
-    now: Timestamp,
-) -> Result<Connector> {
-    who.may(Action::Configure)?;
-    for secret in settings.secrets() {
-        if store.secret(secret).await?.is_none() {
-            return Err(Error::invalid("server", format!("there is no secret {secret}"))
-                .next(format!("keep it first: `fileferry secret set {secret}`")));
-        }
+    async fn find(store: &Store, name: &str) -> store::Result<Option<SettingRecord>> {
+        store.connector(name).await
     }
-    let body = serde_json::to_string(&settings).map_err(|e| Error::invalid("connector", e))?;
-    let expect = match expect {
-        None => store.connector(name.as_str()).await?.map(|record| record.version),
-        Some(version) => Some(version).filter(|version| *version > 0),
-    };
-    let put = Mutation::PutConnector { name: name.to_string(), body, expect, by: who.user.clone(), at: now };
-    store.commit(put).await.map_err(|e| refused(e, name))?;
-    show(store, who, name).await
-}
 
-pub async fn list(store: &Store, who: &Principal) -> Result<Vec<Connector>> {
-    who.may(Action::LookAtSettings)?;
-    store.connectors().await?.into_iter().map(read).collect()
-}
+    async fn all(store: &Store) -> store::Result<Vec<SettingRecord>> {
+        store.connectors().await
+    }
 
-pub async fn show(store: &Store, who: &Principal, name: &Name) -> Result<Connector> {
-    who.may(Action::LookAtSettings)?;
-    find(store, name).await
-}
+    fn putting(name: String, body: String, expect: Option<u32>, by: String, at: Timestamp) -> Mutation {
+        Mutation::PutConnector { name, body, expect, by, at }
+    }
 
-async fn find(store: &Store, name: &Name) -> Result<Connector> {
-    let record = store.connector(name.as_str()).await?.ok_or_else(|| unknown(name))?;
-    read(record)
-}
-
-/// The settings alone, for whoever carries out a transfer.
-pub async fn load(store: &Store, name: &Name) -> Result<Option<ConnectorSettings>> {
-    store.connector(name.as_str()).await?.map(|record| read(record).map(|connector| connector.settings)).transpose()
-}
-
-pub async fn remove(store: &Store, who: &Principal, name: &Name) -> Result<()> {
-    who.may(Action::Configure)?;
-    let expect = store.connector(name.as_str()).await?.ok_or_else(|| unknown(name))?.version;
-    store.commit(Mutation::RemoveConnector { name: name.to_string(), expect }).await.map_err(|e| refused(e, name))?;
-    Ok(())
+    fn removing(name: String, expect: u32) -> Mutation {
+        Mutation::RemoveConnector { name, expect }
+    }
 }
 
 /// A disabled connector begins no transfer, and holds those that are under way.
 pub async fn set_enabled(store: &Store, who: &Principal, name: &Name, enabled: bool, now: Timestamp) -> Result<Connector> {
     who.may(Action::Configure)?;
-    let Connector { version, settings, .. } = find(store, name).await?;
-    put(store, who, name, ConnectorSettings { enabled, ..settings }, Some(version), now).await
+    let Connector { version, settings, .. } = settings::show(store, who, name).await?;
+    settings::put(store, who, name, ConnectorSettings { enabled, ..settings }, Some(version), now).await
 }
 
 /// Trusts the server under this fingerprint: an SSH host key, or the certificate where TLS is spoken.
@@ -223,7 +183,7 @@ pub async fn trust(store: &Store, who: &Principal, name: &Name, fingerprint: &st
     if digest.is_none_or(|digest| digest.len() != 32) {
         return Err(Error::invalid("fingerprint", "is SHA256: and 43 characters, as `ssh-keygen -lf` prints it"));
     }
-    let Connector { version, mut settings, .. } = find(store, name).await?;
+    let Connector { version, mut settings, .. } = settings::show(store, who, name).await?;
     let trusted = match Location::parse(&settings.url) {
         Ok(Location::Server { endpoint, .. }) if endpoint.protocol.has_tls() => &mut settings.server.tls_pins,
         Ok(Location::Server { endpoint, .. }) if !endpoint.protocol.is_ftp() => &mut settings.server.host_keys,
@@ -232,31 +192,7 @@ pub async fn trust(store: &Store, who: &Principal, name: &Name, fingerprint: &st
     if !trusted.iter().any(|known| known == fingerprint) {
         trusted.push(fingerprint.to_owned());
     }
-    put(store, who, name, settings, Some(version), now).await
-}
-
-fn read(record: SettingRecord) -> Result<Connector> {
-    let unreadable = |e: String| Error::new(model::ErrorClass::Internal, format!("connector {} cannot be read: {e}", record.name));
-    Ok(Connector {
-        name: record.name.parse().map_err(|e: model::ParseNameError| unreadable(e.to_string()))?,
-        version: record.version,
-        settings: serde_json::from_str(&record.body).map_err(|e| unreadable(e.to_string()))?,
-        updated_by: record.updated_by,
-        updated_at: record.updated_at,
-    })
-}
-
-fn unknown(name: &Name) -> Error {
-    Error::unknown("connector", name).next("`fileferry connector list` shows those there are")
-}
-
-fn refused(error: store::Error, name: &Name) -> Error {
-    match error.kind {
-        store::ErrorKind::NotFound => unknown(name),
-        store::ErrorKind::Conflict => Error::conflict(format!("connector {name}: {}", crate::error::cause(&error)))
-            .next("look at it again with `fileferry connector show`, then decide anew"),
-        _ => error.into(),
-    }
+    settings::put(store, who, name, settings, Some(version), now).await
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use model::ErrorClass;
 use store::{Store, Waiting};
 
-use crate::connectors::{self, ConnectorSettings};
+use crate::connectors::ConnectorSettings;
 use crate::error::{Error, Result};
+use crate::settings;
 
 /// Of every hindrance. Others are held for these too, by the wish of a person for example.
 pub(crate) const CLASSES: [ErrorClass; 2] = [ErrorClass::WindowClosed, ErrorClass::PolicyDenied];
@@ -26,11 +27,11 @@ pub struct Hindrance {
 impl Hindrance {
     /// Of the connector of this name, if there is one now.
     pub async fn at(store: &Store, connector: &str, now: Timestamp) -> Result<Option<Self>> {
-        let settings = match connector.parse() {
-            Ok(name) => connectors::load(store, &name).await?,
+        let found = match connector.parse() {
+            Ok(name) => settings::load(store, &name).await?,
             Err(_) => None,
         };
-        Ok(Self::of(settings.as_ref(), now))
+        Ok(Self::of(found.as_ref(), now))
     }
 
     pub fn of(connector: Option<&ConnectorSettings>, now: Timestamp) -> Option<Self> {

@@ -29,6 +29,7 @@ pub mod profiles;
 pub mod register;
 pub mod requests;
 pub mod secrets;
+pub mod settings;
 pub mod sources;
 pub mod spec;
 pub mod tasks;

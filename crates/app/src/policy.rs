@@ -4,9 +4,10 @@ use model::{ErrorClass, Name};
 use serde::{Deserialize, Serialize};
 use store::{RequestRecord, Store};
 
-use crate::connectors;
+use crate::connectors::{Approval, ConnectorSettings};
 use crate::error::{Error, Result};
-use crate::sources;
+use crate::settings;
+use crate::sources::SourceSettings;
 use crate::spec::CopySpec;
 
 /// What a caller is, from the least to the most. An auditor sees everything and starts nothing.
@@ -100,7 +101,7 @@ impl Principal {
 
     /// An operator sees what waits for an approval too: nobody can approve what is hidden.
     pub fn sees(&self, request: &RequestRecord) -> bool {
-        let waits = request.approval.policy == connectors::Approval::SecondPerson.as_str();
+        let waits = request.approval.policy == Approval::SecondPerson.as_str();
         self.sees_all() || request.user == self.user || (self.role == Role::Operator && waits)
     }
 }
@@ -110,14 +111,14 @@ impl Principal {
 pub async fn may_transfer(store: &Store, request: &RequestRecord, spec: &CopySpec) -> Result<()> {
     let denied = |text: String| Error::new(ErrorClass::PolicyDenied, text);
     let name = |text: &str| text.parse::<Name>().map_err(|e| denied(e.to_string()));
-    let connector = connectors::load(store, &name(&request.connector)?).await?;
+    let connector: Option<ConnectorSettings> = settings::load(store, &name(&request.connector)?).await?;
     let Some(connector) = connector.filter(|connector| connector.enabled) else {
         return Err(denied(format!("connector {} is disabled or gone", request.connector)).next("have it enabled, then retry the transfer"));
     };
     if !spec.destination.starts_with(&connector.url) {
         return Err(denied(format!("connector {} leads elsewhere now", request.connector)).next("submit the transfer again"));
     }
-    let Some(source) = sources::load(store, &name(&request.source)?).await? else {
+    let Some(source) = settings::load::<SourceSettings>(store, &name(&request.source)?).await? else {
         return Err(denied(format!("source {} is gone", request.source)));
     };
     match source.covers(spec) {

@@ -13,11 +13,12 @@ use store::{
 };
 
 use crate::binding;
-use crate::connectors::{self, Approval, ConnectorSettings};
+use crate::connectors::{Approval, ConnectorSettings};
 use crate::error::{Error, Result};
 use crate::policy::{Action, Principal};
 use crate::register;
-use crate::sources::{self, SourceSettings};
+use crate::settings;
+use crate::sources::SourceSettings;
 use crate::spec::{CopySpec, Mkdir, Options};
 
 /// `Waiting::reason` of a transfer that somebody else has to approve.
@@ -101,8 +102,9 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
         return replay(store, who, earlier, &request_hash, now).await;
     }
     let missing = |what: &str, name: &Name| Error::unknown(what, name).next(format!("`fileferry {what} list` shows those there are"));
-    let connector = connectors::load(store, &asked.connector).await?.ok_or_else(|| missing("connector", &asked.connector))?;
-    let source = sources::load(store, &asked.source).await?.ok_or_else(|| missing("source", &asked.source))?;
+    let connector: ConnectorSettings =
+        settings::load(store, &asked.connector).await?.ok_or_else(|| missing("connector", &asked.connector))?;
+    let source: SourceSettings = settings::load(store, &asked.source).await?.ok_or_else(|| missing("source", &asked.source))?;
     if !connector.enabled {
         return Err(Error::conflict(format!("connector {} is disabled", asked.connector))
             .next(format!("`fileferry connector enable {}`, if that is over", asked.connector)));

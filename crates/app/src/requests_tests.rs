@@ -20,9 +20,9 @@ async fn service(connector: serde_json::Value) -> Store {
     let mut settings = json!({"url": "sftp://u@h/in/"});
     settings.as_object_mut().unwrap().append(&mut connector.as_object().unwrap().clone());
     let connector = ConnectorSettings::read(&settings).unwrap();
-    connectors::put(&store, &admin, &name("partner"), connector, Some(0), Timestamp::now()).await.unwrap();
+    settings::put(&store, &admin, &name("partner"), connector, Some(0), Timestamp::now()).await.unwrap();
     let source = SourceSettings::read(&json!({"bucket": "b", "prefixes": ["out/"]})).unwrap();
-    sources::put(&store, &admin, &name("orders"), source, Some(0), Timestamp::now()).await.unwrap();
+    settings::put(&store, &admin, &name("orders"), source, Some(0), Timestamp::now()).await.unwrap();
     store
 }
 

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use model::{Credential, ErrorClass, Name};
 use store::{Batch, MAX_MUTATIONS, Mutation, Store};
 
-use crate::connectors;
+use crate::connectors::ConnectorSettings;
 use crate::error::{Error, Result};
 use crate::policy::{Action, Principal};
-use crate::sources;
+use crate::settings::{self, Setting as _};
+use crate::sources::SourceSettings;
 
 pub const KEY_BYTES: usize = 32;
 /// Keys and passphrases are longer than passwords; a file given by mistake is longer than those.
@@ -174,12 +175,12 @@ pub async fn list(store: &Store, who: &Principal) -> Result<Vec<Kept>> {
 pub async fn remove(store: &Store, vault: &Vault, who: &Principal, name: &Name) -> Result<()> {
     who.may(Action::Configure)?;
     let in_use = |what: String| Error::conflict(format!("secret {name} is used by {what}")).next("change that first");
-    for connector in connectors::list(store, who).await? {
+    for connector in settings::list::<ConnectorSettings>(store, who).await? {
         if connector.settings.secrets().contains(&name.as_str()) {
             return Err(in_use(format!("connector {}", connector.name)));
         }
     }
-    for source in sources::list(store, who).await? {
+    for source in settings::list::<SourceSettings>(store, who).await? {
         if source.settings.secrets().contains(&name.as_str()) {
             return Err(in_use(format!("source {}", source.name)));
         }

@@ -1,14 +1,14 @@
 //! Sources: the buckets that transfers of the service may read, by name, each with the prefixes that are allowed.
 
 use jiff::Timestamp;
-use model::{Location, Name};
+use model::Location;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::{Mutation, SettingRecord, Store};
 
 use crate::error::{Error, Result};
 use crate::fields;
-use crate::policy::{Action, Principal};
+use crate::settings::{Named, Setting};
 use crate::spec::{CopySpec, S3Settings};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,14 +20,8 @@ pub struct SourceSettings {
     pub s3: S3Settings,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedSource {
-    pub name: Name,
-    pub version: u32,
-    pub settings: SourceSettings,
-    pub updated_by: String,
-    pub updated_at: Timestamp,
-}
+/// A source on record.
+pub type NamedSource = Named<SourceSettings>;
 
 impl SourceSettings {
     pub fn read(value: &Value) -> Result<Self> {
@@ -67,81 +61,29 @@ impl SourceSettings {
         let allowed = if keys.is_empty() { self.allows(&text) } else { keys.iter().all(|key| self.allows(key)) };
         bucket == self.bucket && spec.s3.endpoint == self.s3.endpoint && allowed
     }
+}
 
-    /// Names of the service's own secrets that this source needs.
-    pub fn secrets(&self) -> Vec<&str> {
+impl Setting for SourceSettings {
+    const WORD: &'static str = "source";
+    const REFERS: &'static str = "s3";
+
+    fn secrets(&self) -> Vec<&str> {
         fields::local_names([&self.s3.sse_customer_key_from]).collect()
     }
-}
-
-/// Adds a source, or replaces the one of `expect`ed version; 0: only if there is none, `None`: whatever is there.
-pub async fn put(
-    store: &Store,
-    who: &Principal,
-    name: &Name,
-    settings: SourceSettings,
-    expect: Option<u32>,
-    now: Timestamp,
-) -> Result<NamedSource> {
-    who.may(Action::Configure)?;
-    for secret in settings.secrets() {
-        if store.secret(secret).await?.is_none() {
-            return Err(Error::invalid("s3", format!("there is no secret {secret}"))
-                .next(format!("keep it first: `fileferry secret set {secret}`")));
-        }
+    async fn find(store: &Store, name: &str) -> store::Result<Option<SettingRecord>> {
+        store.source(name).await
     }
-    let body = serde_json::to_string(&settings).map_err(|e| Error::invalid("source", e))?;
-    let expect = match expect {
-        None => store.source(name.as_str()).await?.map(|record| record.version),
-        Some(version) => Some(version).filter(|version| *version > 0),
-    };
-    let put = Mutation::PutSource { name: name.to_string(), body, expect, by: who.user.clone(), at: now };
-    store.commit(put).await.map_err(|e| refused(e, name))?;
-    show(store, who, name).await
-}
 
-pub async fn list(store: &Store, who: &Principal) -> Result<Vec<NamedSource>> {
-    who.may(Action::LookAtSettings)?;
-    store.sources().await?.into_iter().map(read).collect()
-}
+    async fn all(store: &Store) -> store::Result<Vec<SettingRecord>> {
+        store.sources().await
+    }
 
-pub async fn show(store: &Store, who: &Principal, name: &Name) -> Result<NamedSource> {
-    who.may(Action::LookAtSettings)?;
-    read(store.source(name.as_str()).await?.ok_or_else(|| unknown(name))?)
-}
+    fn putting(name: String, body: String, expect: Option<u32>, by: String, at: Timestamp) -> Mutation {
+        Mutation::PutSource { name, body, expect, by, at }
+    }
 
-pub async fn load(store: &Store, name: &Name) -> Result<Option<SourceSettings>> {
-    store.source(name.as_str()).await?.map(|record| read(record).map(|source| source.settings)).transpose()
-}
-
-pub async fn remove(store: &Store, who: &Principal, name: &Name) -> Result<()> {
-    who.may(Action::Configure)?;
-    let expect = store.source(name.as_str()).await?.ok_or_else(|| unknown(name))?.version;
-    store.commit(Mutation::RemoveSource { name: name.to_string(), expect }).await.map_err(|e| refused(e, name))?;
-    Ok(())
-}
-
-fn read(record: SettingRecord) -> Result<NamedSource> {
-    let unreadable = |e: String| Error::new(model::ErrorClass::Internal, format!("source {} cannot be read: {e}", record.name));
-    Ok(NamedSource {
-        name: record.name.parse().map_err(|e: model::ParseNameError| unreadable(e.to_string()))?,
-        version: record.version,
-        settings: serde_json::from_str(&record.body).map_err(|e| unreadable(e.to_string()))?,
-        updated_by: record.updated_by,
-        updated_at: record.updated_at,
-    })
-}
-
-fn unknown(name: &Name) -> Error {
-    Error::unknown("source", name).next("`fileferry source list` shows those there are")
-}
-
-fn refused(error: store::Error, name: &Name) -> Error {
-    match error.kind {
-        store::ErrorKind::NotFound => unknown(name),
-        store::ErrorKind::Conflict => Error::conflict(format!("source {name}: {}", crate::error::cause(&error)))
-            .next("look at it again with `fileferry source show`, then decide anew"),
-        _ => error.into(),
+    fn removing(name: String, expect: u32) -> Mutation {
+        Mutation::RemoveSource { name, expect }
     }
 }
 

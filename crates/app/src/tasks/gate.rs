@@ -12,10 +12,11 @@ use transfer::port::{PublishGate, Verdict};
 use transfer::{Pin, Subject};
 use workflow::executor::Clock;
 
-use crate::connectors::{self, ConnectorSettings, WhenUnreachable};
+use crate::connectors::{ConnectorSettings, WhenUnreachable};
 use crate::error::{Error, Result};
 use crate::hindrance::Hindrance;
 use crate::ledger::StoreLedger;
+use crate::settings;
 
 /// An approved transfer, as far as its tickets and its connector are concerned.
 pub struct Governed {
@@ -99,7 +100,7 @@ impl Governed {
 /// The settings of a request's connector; the defaults where it is gone, which `may_transfer` refuses.
 pub(super) async fn connector_of(store: &Store, request: &RequestRecord) -> Result<ConnectorSettings> {
     let name = request.connector.parse().map_err(|_| refused(format!("{} is no name of a connector", request.connector)))?;
-    Ok(connectors::load(store, &name).await?.unwrap_or_default())
+    Ok(settings::load::<ConnectorSettings>(store, &name).await?.unwrap_or_default())
 }
 
 fn refused(why: impl Into<String>) -> Error {

@@ -3,6 +3,7 @@
 use api::connectors::{Connector, Connectors, PutConnector, Tested, Trust};
 use app::connectors::{self, ConnectorSettings};
 use app::policy::{Action, Principal};
+use app::settings;
 use axum::Extension;
 use axum::extract::{Path, State};
 use hyper::StatusCode;
@@ -23,12 +24,12 @@ fn connector(named: connectors::Connector) -> Answer<Connector> {
 }
 
 pub async fn list(State(doors): Of, Extension(who): Extension<Principal>) -> Result<Answer<Connectors>, Refused> {
-    let connectors = connectors::list(&doors.store, &who).await?;
+    let connectors = settings::list::<ConnectorSettings>(&doors.store, &who).await?;
     Ok(Answer(Connectors { connectors: connectors.into_iter().map(|named| connector(named).0).collect() }))
 }
 
 pub async fn show(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<Answer<Connector>, Refused> {
-    Ok(connector(connectors::show(&doors.store, &who, &name(&text)?).await?))
+    Ok(connector(settings::show(&doors.store, &who, &name(&text)?).await?))
 }
 
 pub async fn put(
@@ -38,13 +39,13 @@ pub async fn put(
     Input(body): Input<PutConnector>,
 ) -> Result<Answer<Connector>, Refused> {
     let settings = ConnectorSettings::read(&body.settings)?;
-    let put = connectors::put(&doors.store, &who, &name(&text)?, settings, body.version, Timestamp::now()).await?;
+    let put = settings::put(&doors.store, &who, &name(&text)?, settings, body.version, Timestamp::now()).await?;
     doors.loops.wake();
     Ok(connector(put))
 }
 
 pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<StatusCode, Refused> {
-    connectors::remove(&doors.store, &who, &name(&text)?).await?;
+    settings::remove::<ConnectorSettings>(&doors.store, &who, &name(&text)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -87,7 +88,7 @@ pub async fn test(
     _: Empty,
 ) -> Result<Answer<Tested>, Refused> {
     who.may(Action::Configure)?;
-    let named = connectors::show(&doors.store, &who, &name(&text)?).await?;
+    let named = settings::show(&doors.store, &who, &name(&text)?).await?;
     let (rehearsed, notes) = runtime::try_connector(&doors.place, &named.settings, doors.stop.child_token()).await?;
     Ok(Answer(Tested {
         verdict: app::verdict::lines(&rehearsed.profile),

@@ -2,7 +2,8 @@
 
 use api::sources::{PutSource, Source, Sources};
 use app::policy::Principal;
-use app::sources::{self, NamedSource, SourceSettings};
+use app::settings;
+use app::sources::{NamedSource, SourceSettings};
 use axum::Extension;
 use axum::extract::{Path, State};
 use hyper::StatusCode;
@@ -23,12 +24,12 @@ fn source(named: NamedSource) -> Source {
 }
 
 pub async fn list(State(doors): Of, Extension(who): Extension<Principal>) -> Result<Answer<Sources>, Refused> {
-    let sources = sources::list(&doors.store, &who).await?;
+    let sources = settings::list::<SourceSettings>(&doors.store, &who).await?;
     Ok(Answer(Sources { sources: sources.into_iter().map(source).collect() }))
 }
 
 pub async fn show(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<Answer<Source>, Refused> {
-    Ok(Answer(source(sources::show(&doors.store, &who, &name(&text)?).await?)))
+    Ok(Answer(source(settings::show(&doors.store, &who, &name(&text)?).await?)))
 }
 
 pub async fn put(
@@ -38,11 +39,11 @@ pub async fn put(
     Input(body): Input<PutSource>,
 ) -> Result<Answer<Source>, Refused> {
     let settings = SourceSettings::read(&body.settings)?;
-    let put = sources::put(&doors.store, &who, &name(&text)?, settings, body.version, Timestamp::now()).await?;
+    let put = settings::put(&doors.store, &who, &name(&text)?, settings, body.version, Timestamp::now()).await?;
     Ok(Answer(source(put)))
 }
 
 pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<StatusCode, Refused> {
-    sources::remove(&doors.store, &who, &name(&text)?).await?;
+    settings::remove::<SourceSettings>(&doors.store, &who, &name(&text)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
