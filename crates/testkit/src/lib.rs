@@ -3,10 +3,12 @@
 
 pub mod asyncssh;
 pub mod certificates;
+pub mod disk;
 pub mod forward;
 pub mod ftp;
 pub mod ftp_sandbox;
 pub mod fuzz;
+pub mod machine;
 pub mod moto;
 pub mod pace;
 pub mod process;

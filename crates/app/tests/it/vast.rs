@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use model::{DigestSet, FileNumber, FileState, NameTemplate, RemotePath};
 use store::Store;
+use testkit::machine::{peak_memory, processor_seconds};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use transfer::engine::{Engine, Setup, Tuning};
@@ -66,18 +67,8 @@ impl Ledger for Measured {
     }
 }
 
-/// Two numbers of this process that only Linux tells.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
-fn processor_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let after = text.rsplit_once(')').unwrap().1;
-    let ticks: Vec<u64> = after.split_whitespace().skip(11).take(2).map(|field| field.parse().unwrap()).collect();
-    ticks.iter().sum::<u64>() as f64 / 100.0
+fn worked() -> f64 {
+    processor_seconds(std::process::id()).expect("this process lives")
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -175,9 +166,9 @@ async fn a_vast_object_arrives_through_ten_cuts_and_its_records_stay_small() {
         stop: CancellationToken::new(),
     });
     let feed = ManifestFeed::new(store.clone(), held.clone(), place, source_name, engine.small_up_to());
-    let (before, begun, statistics) = (processor_seconds(), Instant::now(), store.statistics());
+    let (before, begun, statistics) = (worked(), Instant::now(), store.statistics());
     engine.run(Arc::new(feed)).await.unwrap();
-    let (seconds, processor) = (begun.elapsed().as_secs_f64(), processor_seconds() - before);
+    let (seconds, processor) = (begun.elapsed().as_secs_f64(), worked() - before);
     engine.pool().close().await;
 
     let file = store.file(&held.record.id, FileNumber(0)).await.unwrap().unwrap();

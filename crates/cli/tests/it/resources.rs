@@ -3,11 +3,12 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use testkit::disk::SmallDisk;
+use testkit::machine::processor_seconds;
 use testkit::s3::{Content, Effect, Fault};
 use testkit::sftp::SftpServer;
 
 use super::shop::*;
-use super::*;
 
 const MIB: u64 = 1 << 20;
 
@@ -68,52 +69,12 @@ async fn a_million_keys_to_the_end_take_less_than_64_mib() {
     assert!(highest < 64 * MIB, "{} MiB", highest / MIB);
 }
 
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(on: &Path) -> Option<Self> {
-        std::fs::create_dir_all(on).unwrap();
-        let done = mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"], on);
-        if !done {
-            eprintln!("skipped: mounting a tmpfs needs root");
-        }
-        done.then(|| Self(on.to_owned()))
-    }
-
-    fn fill(&self) {
-        let mut ballast = std::fs::File::create(self.0.join("ballast")).unwrap();
-        while std::io::Write::write_all(&mut ballast, &[1; 512]).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-fn mount(arguments: &[&str], on: &Path) -> bool {
-    std::process::Command::new("mount").args(arguments).arg(on).output().is_ok_and(|output| output.status.success())
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
-/// Seconds of processor time of a running process.
-fn processor_seconds(pid: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
-    Some(ticks as f64 / 100.0)
-}
-
 // Mutation: a checkpoint or a result that cannot be stored is ignored before the rename (`FileRun::rename`), or is
 // tried again without a pause (`Work::keep`).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_for_the_records_stops_before_publishing_without_spinning_and_goes_on_later() {
     let shop = shop().await;
-    let Some(disk) = SmallDisk::mount(&shop.home.path("state")) else { return };
+    let Some(disk) = SmallDisk::mount(&shop.home.path("state"), 1) else { return };
     let content = Content::generated(1, 12 * MIB + 77);
     shop.bucket.put("a", content.clone());
     let stall = Fault::new(Effect::Stall { after: 0, duration: Some(Duration::from_secs(3)) }).on_get().range_start(9 * MIB).once();
@@ -143,14 +104,14 @@ async fn a_full_disk_for_the_records_stops_before_publishing_without_spinning_an
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_too_small_for_the_manifest_sends_nothing_and_goes_on_when_there_is_room() {
     let shop = shop().await;
-    let Some(disk) = SmallDisk::mount(&shop.home.path("state")) else { return };
+    let Some(disk) = SmallDisk::mount(&shop.home.path("state"), 1) else { return };
     for index in 0..3000 {
         shop.bucket.put(&format!("p/{index:04}"), "x");
     }
     let ran = shop.run(&["copy", "s3://b/p/", &shop.out()]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(shop.files().is_empty());
-    assert!(mount(&["-o", "remount,size=64m"], &disk.0));
+    disk.resize(64);
     let ran = shop.run(&["copy", "s3://b/p/", &shop.out()]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(shop.files().len(), 3000);

@@ -1,9 +1,9 @@
 //! Case B1: the server's disk is full, and says so in its own words, in others', or not at all.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use testkit::disk::SmallDisk;
 use testkit::ftp::{FtpProgram, FtpServerOptions};
 use testkit::ftp_sandbox::{Behaviour, Full};
 use testkit::proxy::Direction;
@@ -12,46 +12,6 @@ use transfer::ErrorKind;
 use super::{Harbour, IN_FLIGHT, Voyage, able, each};
 
 const MIB: u64 = 1 << 20;
-
-/// A file system in memory, unmounted when dropped.
-struct SmallDisk {
-    directory: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// `None`, and a line about it, where mounting is not allowed.
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let directory = tempfile::Builder::new().prefix("small-disk-").tempdir().unwrap();
-        let size = format!("size={mebibytes}m");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self { directory }),
-            Ok(output) => {
-                println!("skipped: a small file system cannot be mounted: {}", String::from_utf8_lossy(&output.stderr));
-                None
-            }
-            Err(error) => {
-                println!("skipped: there is no mount: {error}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().to_owned()
-    }
-
-    fn grow(&self, mebibytes: u32) {
-        let size = format!("remount,size={mebibytes}m");
-        assert!(Command::new("mount").args(["-o", &size]).arg(self.directory.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.directory.path()).status();
-    }
-}
 
 fn free(path: &Path) -> u64 {
     let found = rustix::fs::statvfs(path).unwrap();
@@ -62,11 +22,11 @@ fn free(path: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_a_real_server_is_named_and_given_back() {
     each(FtpProgram::ALL, 4, async |program| {
-        let Some(disk) = SmallDisk::mount(16) else { return };
-        let options = FtpServerOptions { root: Some(disk.path()), ..super::resuming(program) };
+        let Some(disk) = SmallDisk::new(16) else { return };
+        let options = FtpServerOptions { root: Some(disk.path().to_owned()), ..super::resuming(program) };
         let Some(mut harbour) = Harbour::new(program, options, &[("large", 48 << 20)]).await else { return };
         let name = harbour.name();
-        let before = free(&disk.path());
+        let before = free(disk.path());
         let begun = Instant::now();
         harbour.run().await.unwrap();
         let (kind, text) = harbour.failed("large", name);
@@ -76,8 +36,8 @@ async fn a_full_disk_of_a_real_server_is_named_and_given_back() {
         println!("{name}: {sent} bytes for {before} that fit, in {:?}: {text}", begun.elapsed());
         assert!(sent < 2 * 16 * MIB, "{name}: {sent} bytes were sent");
         assert!(harbour.leftovers().is_empty(), "{name}: {:?}", harbour.leftovers());
-        assert!(free(&disk.path()) + MIB > before, "{name}: the space is not given back");
-        disk.grow(64);
+        assert!(free(disk.path()) + MIB > before, "{name}: the space is not given back");
+        disk.resize(64);
         harbour.cargo.ferry.wishes.verify = model::Verify::AtLeast(model::Grade::Sampled);
         harbour.run().await.unwrap();
         harbour.assert_delivered(name);
