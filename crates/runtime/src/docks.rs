@@ -11,7 +11,7 @@ use transfer::engine::Dock;
 use transfer::meter::Meter;
 
 use crate::ends::{Ends, with_staging_directory};
-use crate::open::{self, DestinationSide, Login, SourceSide};
+use crate::open::{self, DestinationSide, Opening, SourceSide};
 use crate::passage::{Acquaintance, Passage};
 use crate::{Failure, Place};
 
@@ -22,8 +22,9 @@ const RESTED: Duration = Duration::from_secs(5);
 /// Secrets and settings behind a connector are read again after so long.
 const FRESH: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Docks {
+    opening: Arc<dyn Opening>,
     state: Mutex<State>,
 }
 
@@ -70,6 +71,10 @@ impl Drop for Berth {
 }
 
 impl Docks {
+    pub fn new(opening: Arc<dyn Opening>) -> Self {
+        Self { opening, state: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while holding the lock")
     }
@@ -84,28 +89,28 @@ impl Docks {
 
     async fn source(&self, place: &Place, spec: &CopySpec) -> Result<SourceSide, Failure> {
         let Location::S3 { bucket, text } = open::parse(&spec.source)? else {
-            return open::source(&spec.source, &spec.s3, &spec.options, place).await;
+            return self.opening.source(spec, place).await;
         };
         let name = text_of(&(&bucket, &spec.s3, spec.options.stall_timeout));
         let known = self.lock().sources.get(&name).filter(|(since, _)| since.elapsed() < FRESH).map(|(_, source)| source.clone());
         if let Some(source) = known {
             return open::below(source, &spec.source, text);
         }
-        let side = open::source(&spec.source, &spec.s3, &spec.options, place).await?;
+        let side = self.opening.source(spec, place).await?;
         self.lock().sources.insert(name, (Instant::now(), side.source.clone()));
         Ok(side)
     }
 
     fn destination(&self, place: &Place, spec: &CopySpec) -> Result<DestinationSide, Failure> {
         let Location::Server { endpoint, path, directory, .. } = open::parse(&spec.destination)? else {
-            return open::destination(&spec.destination, &spec.server, &spec.options, None, Login::Now, place);
+            return self.opening.destination(spec, place);
         };
         let name = way(&endpoint.to_string(), spec);
         let known = self.lock().destinations.get(&name).filter(|(since, _)| since.elapsed() < FRESH).map(|(_, side)| side.clone());
         if let Some(side) = known {
             return Ok(DestinationSide { path, directory, ..side });
         }
-        let side = open::destination(&spec.destination, &spec.server, &spec.options, None, Login::Now, place)?;
+        let side = self.opening.destination(spec, place)?;
         self.lock().destinations.insert(name, (Instant::now(), side.clone()));
         Ok(side)
     }

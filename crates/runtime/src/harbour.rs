@@ -29,6 +29,7 @@ use crate::beside::beside;
 use crate::contract::Besides;
 use crate::copy::keep_lease;
 use crate::docks::{Berth, Docks};
+use crate::open::Opening;
 use crate::passage::{Opened, Passage};
 use crate::{Place, clean, stored_spec};
 
@@ -112,11 +113,12 @@ impl Harbour {
         tickets: Arc<dyn TicketSystem>,
         clock: Arc<dyn Clock>,
         events: mpsc::Sender<Event>,
+        opening: Arc<dyn Opening>,
         slice: Duration,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let (docks, moored) = Default::default();
-        Arc::new(Self { place, store, holder, tickets, clock, docks, events, slice, stop, moored })
+        let docks = Arc::new(Docks::new(opening));
+        Arc::new(Self { place, store, holder, tickets, clock, docks, events, slice, stop, moored: Lock::default() })
     }
 
     pub fn docks(&self) -> &Docks {

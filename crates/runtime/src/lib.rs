@@ -45,6 +45,7 @@ pub use clean::{abandon, clean};
 pub use copy::{copy, resume};
 pub use history::{Explained, explain_transfer, history, prune};
 use model::{Credential, ErrorClass};
+pub use open::{DestinationSide, Opening, SourceSide};
 pub use rehearse::{Depth, RehearseWish, Rehearsed, forget_profile, rehearse, show_profile, try_connector};
 pub use service::{NotifierKind, Service, ServiceSettings};
 use store::{Store, TransferRecord};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use app::transfers::{Naming, destination_key};
 use app::{CopySpec, Options, S3Settings, ServerSettings};
+use async_trait::async_trait;
 use model::{Credential, Endpoint, ErrorClass, Location, ObjectKey, RemotePath};
 use transfer::ftp::FtpConnector;
 use transfer::local::{LocalConnector, LocalSource};
@@ -39,6 +40,30 @@ pub struct DestinationSide {
     pub directory: bool,
     /// Changes when the credential changes; says nothing about it.
     pub credential: String,
+}
+
+/// How a service comes to both ends of a transfer. Whoever composes a service chooses it, and nobody who asks for a
+/// transfer: what is asked for names sources and connectors only.
+#[async_trait]
+pub trait Opening: Send + Sync + std::fmt::Debug {
+    async fn source(&self, spec: &CopySpec, place: &Place) -> Result<SourceSide, Failure>;
+    /// Connects to nothing yet.
+    fn destination(&self, spec: &CopySpec, place: &Place) -> Result<DestinationSide, Failure>;
+}
+
+/// By the addresses of the spec.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByAddress;
+
+#[async_trait]
+impl Opening for ByAddress {
+    async fn source(&self, spec: &CopySpec, place: &Place) -> Result<SourceSide, Failure> {
+        source(&spec.source, &spec.s3, &spec.options, place).await
+    }
+
+    fn destination(&self, spec: &CopySpec, place: &Place) -> Result<DestinationSide, Failure> {
+        destination(&spec.destination, &spec.server, &spec.options, None, Login::Now, place)
+    }
 }
 
 pub async fn source(url: &str, settings: &S3Settings, options: &Options, place: &Place) -> Result<SourceSide, Failure> {

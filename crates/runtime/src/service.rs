@@ -23,6 +23,7 @@ use workflow::executor::{Clock, Executor, Options, Ports, SystemClock, Watcher};
 
 use crate::handler::{Handler, Handling};
 use crate::harbour::Harbour;
+use crate::open::{ByAddress, Opening};
 use crate::{Failure, Place, admission, keys, outbox, process, sweeper};
 
 /// Running transfers are given so long to write their checkpoints.
@@ -43,6 +44,7 @@ pub struct ServiceSettings {
     pub keep_temporary: SignedDuration,
     /// Instead of the built-in register.
     pub tickets: Option<Arc<dyn TicketSystem>>,
+    pub opening: Arc<dyn Opening>,
     /// By which windows open and sessions end.
     #[doc(hidden)]
     pub clock: Arc<dyn Clock>,
@@ -79,6 +81,7 @@ impl Default for ServiceSettings {
             keep_temporary: SignedDuration::from_hours(7 * 24),
             tickets: None,
             clock: Arc::new(SystemClock::default()),
+            opening: Arc::new(ByAddress),
             step_hook: None,
         }
     }
@@ -152,6 +155,7 @@ impl Service {
             tickets.clone(),
             clock.clone(),
             events,
+            settings.opening.clone(),
             settings.slice,
             stop.clone(),
         );

@@ -3,4 +3,5 @@
 mod remembered;
 mod scene;
 mod service;
+mod vast;
 mod windows;
