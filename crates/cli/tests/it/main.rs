@@ -17,6 +17,7 @@ mod resources;
 mod roads;
 mod semantics;
 mod service;
+mod service_kills;
 mod shop;
 mod sites;
 mod sources;

@@ -12,12 +12,18 @@ use super::*;
 const PASSWORD: &str = "hunter2-not-to-be-seen";
 
 /// A service on a directory of its own; killed when it is dropped.
-struct Served {
-    child: Child,
+pub struct Served {
+    pub child: Child,
     /// Everything it says, read so that it never waits for a reader.
-    said: std::sync::Arc<std::sync::Mutex<String>>,
-    /// Its first line.
-    serving: Value,
+    pub said: std::sync::Arc<std::sync::Mutex<String>>,
+    /// Its first line; `null` when it ended before it could say one.
+    pub serving: Value,
+}
+
+impl Served {
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
 }
 
 impl Drop for Served {
@@ -28,8 +34,20 @@ impl Drop for Served {
 }
 
 fn serve(shop: &Shop, more: &[&str]) -> Served {
-    let mut command = shop.command(&[&["serve", "-vv"], more].concat());
+    serving(shop.command(&[&["serve", "-vv"], more].concat()), |_| {})
+}
+
+/// Waits until it serves.
+pub fn serving(command: Command, begun: impl FnOnce(u32)) -> Served {
+    let served = begin(command, begun);
+    assert_eq!(served.serving["type"], "serving", "{}", served.said());
+    served
+}
+
+/// Waits until it serves or has ended; `begun` is told its process before that.
+pub fn begin(mut command: Command, begun: impl FnOnce(u32)) -> Served {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    begun(child.id());
     let said = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let mut first = String::new();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -42,13 +60,12 @@ fn serve(shop: &Shop, more: &[&str]) -> Served {
         }
     });
     out.read_line(&mut first).unwrap();
-    assert!(first.contains(r#""type":"serving""#), "{first}{}", said.lock().unwrap());
-    let serving = serde_json::from_str(&first).unwrap();
+    let serving = serde_json::from_str(&first).unwrap_or_default();
     Served { child, said, serving }
 }
 
 /// A partner who takes a password, and a service that knows it, its server and the bucket.
-async fn partner(shop: &Shop) -> SftpServer {
+pub async fn partner(shop: &Shop) -> SftpServer {
     let server = SftpServer::builder().password(PASSWORD).start().await.unwrap();
     std::fs::create_dir_all(server.file("/in")).unwrap();
     let mut set = shop.command(&["secret", "set", "partner"]);
@@ -58,7 +75,7 @@ async fn partner(shop: &Shop) -> SftpServer {
     server
 }
 
-fn connect(shop: &Shop, server: &SftpServer, more: &[&str]) {
+pub fn connect(shop: &Shop, server: &SftpServer, more: &[&str]) {
     let url = format!("sftp://{}@{}/in/", server.user(), server.address());
     done(
         shop.run(
@@ -70,16 +87,16 @@ fn connect(shop: &Shop, server: &SftpServer, more: &[&str]) {
     done(shop.run(&["source", "add", "orders", "s3://b/out/", "--s3-endpoint", &endpoint, "--s3-region", "us-east-1", "--force"]));
 }
 
-fn done(ran: Ran) -> Ran {
+pub fn done(ran: Ran) -> Ran {
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     ran
 }
 
-fn id_of(ran: &Ran) -> String {
+pub fn id_of(ran: &Ran) -> String {
     ran.objects()[0]["transfer_id"].as_str().unwrap().to_owned()
 }
 
-fn state(shop: &Shop, id: &str) -> Value {
+pub fn state(shop: &Shop, id: &str) -> Value {
     done(shop.run(&["transfer", "show", id])).objects().remove(0)
 }
 
