@@ -7,7 +7,7 @@ use app::CopySpec;
 use app::binding::is_governed;
 use app::transfers::{self, is_open};
 use jiff::Timestamp;
-use model::{Credential, RemotePath, TempName, TransferId, TransferState};
+use model::{Credential, FileState, RemotePath, TempName, TransferId, TransferState};
 use store::{Batch, FileQuery, Mutation, Store, TransferQuery, TransferRecord};
 use tokio::sync::mpsc;
 use transfer::Connection;
@@ -155,6 +155,57 @@ pub(crate) async fn remove_over(
     root: &RemotePath,
     id: &TransferId,
 ) -> app::Result<()> {
+    let named = on_record(store, id).await?;
+    remove_named(connection, store, template, root, id, &named).await
+}
+
+/// The same for one that somebody may go on with all the same: it begins its files anew then.
+pub(crate) async fn remove_and_forget(
+    connection: &dyn Connection,
+    store: &Store,
+    template: &TempName,
+    root: &RemotePath,
+    id: &TransferId,
+) -> app::Result<()> {
+    let named = on_record(store, id).await?;
+    // The records first: a temporary file that they name and that is gone would count as published and collected.
+    begin_anew(store, id).await?;
+    remove_named(connection, store, template, root, id, &named).await
+}
+
+/// No record of the transfer's unfinished files names a temporary file any more; how they ended stays.
+async fn begin_anew(store: &Store, id: &TransferId) -> app::Result<()> {
+    let mut after = None;
+    loop {
+        let page = store.files(id, FileQuery { after, ..FileQuery::default() }).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.number);
+        let named: Vec<_> = page.into_iter().filter(|f| !f.state.is_success() && (f.checkpoint.is_some() || f.intent.is_some())).collect();
+        for files in named.chunks(store::MAX_MUTATIONS / 2) {
+            let (mut batch, at) = (Batch::new(), Timestamp::now());
+            for file in files {
+                let (transfer, number) = (id.clone(), file.number);
+                let (attempt, epoch) = (file.attempt + 1, file.epoch);
+                batch = batch.push(Mutation::BeginAttempt { transfer: transfer.clone(), number, attempt, epoch, at });
+                // Nothing is there any more that only waits for its name.
+                let state = if file.state == FileState::PublishPending { FileState::Failed } else { file.state };
+                let text = file.error_text.clone().unwrap_or_default();
+                let error = file.error_class.map(|class| store::Failure { class, text });
+                batch = batch.push(Mutation::SetFileState { transfer, number, state, error, at });
+            }
+            store.commit(batch).await?;
+        }
+    }
+}
+
+async fn remove_named(
+    connection: &dyn Connection,
+    store: &Store,
+    template: &TempName,
+    root: &RemotePath,
+    id: &TransferId,
+    named: &[RemotePath],
+) -> app::Result<()> {
     for directory in directories(store, id, template, root).await? {
         match connection.list(&directory, NAMES).await {
             Ok(entries) => {
@@ -165,23 +216,35 @@ pub(crate) async fn remove_over(
                 }
             }
             // A directory that cannot be listed: the names that the records know.
-            Err(error) if !error.is_connection_lost() => remove_recorded(connection, store, id, &directory).await?,
+            Err(error) if !error.is_connection_lost() => {
+                for temp in named.iter().filter(|temp| temp.parent().as_ref() == Some(&directory)) {
+                    connection.remove(temp).await?;
+                }
+            }
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-async fn remove_recorded(connection: &dyn Connection, store: &Store, id: &TransferId, directory: &RemotePath) -> app::Result<()> {
-    for file in store.files(id, FileQuery::default()).await? {
-        let Some(text) = file.checkpoint else { continue };
-        let checkpoint: transfer::sheet::Checkpoint = serde_json::from_str(&text)
-            .map_err(|e| app::Error::new(model::ErrorClass::Internal, format!("a checkpoint cannot be read: {e}")))?;
-        if checkpoint.temp.parent().as_ref() == Some(directory) {
-            connection.remove(&checkpoint.temp).await?;
+/// The temporary files that the records of a transfer name.
+async fn on_record(store: &Store, id: &TransferId) -> app::Result<Vec<RemotePath>> {
+    let (mut named, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.files(id, FileQuery { after, ..FileQuery::default() }).await?;
+        let Some(last) = page.last() else { return Ok(named) };
+        after = Some(last.number);
+        let unreadable =
+            |e: serde_json::Error| app::Error::new(model::ErrorClass::Internal, format!("a record of a file cannot be read: {e}"));
+        for file in page {
+            if let Some(text) = file.checkpoint {
+                named.push(serde_json::from_str::<transfer::sheet::Checkpoint>(&text).map_err(unreadable)?.temp);
+            }
+            if let Some(text) = file.intent {
+                named.push(serde_json::from_str::<transfer::port::Intent>(&text).map_err(unreadable)?.temp);
+            }
         }
     }
-    Ok(())
 }
 
 /// Checkpoints of an abandoned transfer must never be used again.

@@ -232,23 +232,32 @@ impl Harbour {
         cleared
     }
 
-    /// The same for one that has ended, and that nobody holds. Whether it was done.
+    /// The same for one that has ended: whoever goes on with it all the same begins its files anew. Whether it was done.
     pub async fn clear_of(&self, transfer: &TransferId) -> bool {
+        let mooring = self.mooring(transfer);
+        // No step of a new run begins meanwhile.
+        let _aboard = mooring.aboard.lock().await;
         let cleared = async {
             let record = self.store.transfer(transfer).await?;
             let record = record.ok_or_else(|| app::Error::new(ErrorClass::Internal, format!("transfer {transfer} is gone")))?;
+            if !record.state.is_terminal() {
+                return Ok(());
+            }
             let ends = self.docks.ends(&self.place, stored_spec(&record).map_err(app_error)?).await.map_err(app_error)?;
             let connection = ends.destination.connector.connect().await?;
-            clean::remove_over(&*connection, &self.store, &ends.spec.options.temp_name, &ends.naming.root, transfer).await?;
+            clean::remove_and_forget(&*connection, &self.store, &ends.spec.options.temp_name, &ends.naming.root, transfer).await?;
             Ok::<(), app::Error>(connection.close().await?)
         };
-        match cleared.await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%transfer, error = %error.message, "temporary files could not be removed; they are looked for again");
-                false
-            }
+        let outcome = cleared.await;
+        let mut moored = self.moored();
+        // Nobody else waits for it: this one and the map's.
+        if Arc::strong_count(&mooring) == 2 {
+            moored.remove(transfer);
         }
+        if let Err(error) = &outcome {
+            tracing::warn!(%transfer, error = %error.message, "temporary files could not be removed; they are looked for again");
+        }
+        outcome.is_ok()
     }
 
     /// What stopped a step that was stopped: what was seen beside it, this process's end, a lost lease, or the end of a slice.

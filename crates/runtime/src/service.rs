@@ -1,6 +1,6 @@
 //! The service: the executor and the loops around it, on one store. What it begins survives it: the next start goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -240,6 +240,11 @@ impl Service {
     /// The latest there is to know, while the transfer is being sent.
     pub fn progress(&self, transfer: &TransferId) -> Option<Snapshot> {
         self.inner.harbour.progress(transfer)
+    }
+
+    /// Removes what ended transfers have left at their destinations for too long, as happens every hour by itself.
+    pub async fn clear_leftovers(&self, now: Timestamp) -> Result<(), Failure> {
+        Ok(sweeper::leftovers(&self.inner, &mut HashSet::new(), now).await?)
     }
 
     /// Returns after `stop`, when everything under way is checkpointed and given back.

@@ -20,7 +20,7 @@ const SWEEP_EACH: u32 = 12;
 const LEFTOVERS_EACH: u32 = 720;
 const SWEPT_AT_ONCE: u32 = 1_000;
 /// What could not be removed is tried again for so long.
-const TRIED_FOR: SignedDuration = SignedDuration::from_hours(48);
+const TRIED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut cleared = HashSet::new();
@@ -31,7 +31,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             tracing::warn!(error = %error.message, "the records were not swept");
         }
         if turn % LEFTOVERS_EACH == LEFTOVERS_EACH - 1
-            && let Err(error) = leftovers(&inner, &mut cleared).await
+            && let Err(error) = leftovers(&inner, &mut cleared, inner.settings.clock.wall()).await
         {
             tracing::warn!(error = %error.message, "temporary files were not looked for");
         }
@@ -131,8 +131,7 @@ fn read_name(execution: &str) -> Option<(TransferId, u32)> {
 
 /// Temporary files of transfers that ended: of cancelled ones where that failed at once, of others after their time. What
 /// is verified or held was kept for a person, and goes at the same time.
-async fn leftovers(inner: &Inner, cleared: &mut HashSet<TransferId>) -> app::Result<()> {
-    let now = inner.settings.clock.wall();
+pub(crate) async fn leftovers(inner: &Inner, cleared: &mut HashSet<(TransferId, u32)>, now: Timestamp) -> app::Result<()> {
     let ends = [TransferState::Failed, TransferState::CompletedWithErrors, TransferState::Cancelled];
     let unfinished: Vec<FileState> = FileState::ALL.iter().copied().filter(|state| !state.is_success()).collect();
     let mut before = None;
@@ -146,14 +145,15 @@ async fn leftovers(inner: &Inner, cleared: &mut HashSet<TransferId>) -> app::Res
             let Some(record) = inner.store.transfer(&transfer).await? else { continue };
             let kept = if request.state == TransferState::Cancelled { SignedDuration::ZERO } else { inner.settings.keep_temporary };
             let age = record.finished_at.map(|at| now.duration_since(at));
-            if !age.is_some_and(|age| age >= kept && age < kept + TRIED_FOR) || cleared.contains(&transfer) {
+            let run = (transfer, record.run);
+            if !age.is_some_and(|age| age >= kept && age < kept + TRIED_FOR) || cleared.contains(&run) {
                 continue;
             }
             let query = FileQuery { states: Some(&unfinished), ..FileQuery::default() };
-            let files = inner.store.files(&transfer, query).await?;
+            let files = inner.store.files(&run.0, query).await?;
             let is_left = files.iter().any(|file| file.checkpoint.is_some() || file.intent.is_some() || file.attempt > 1);
-            if !is_left || inner.harbour.clear_of(&transfer).await {
-                cleared.insert(transfer);
+            if !is_left || inner.harbour.clear_of(&run.0).await {
+                cleared.insert(run);
             }
         }
     }
