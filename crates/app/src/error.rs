@@ -15,6 +15,8 @@ pub enum Refusal {
     Conflict,
     /// This caller may not.
     Denied,
+    /// The records cannot be written or read at this time: nothing is wrong with what was asked for.
+    NotNow,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,7 +65,8 @@ impl Error {
 
 impl From<transfer::Error> for Error {
     fn from(error: transfer::Error) -> Self {
-        Self::new(error.kind, transfer::error::chain(&error))
+        let refusal = (*error.subject() == transfer::Subject::Records).then_some(Refusal::NotNow);
+        Self { refusal, ..Self::new(error.kind, transfer::error::chain(&error)) }
     }
 }
 
@@ -73,8 +76,14 @@ impl From<store::Error> for Error {
             store::ErrorKind::LeaseLost => ErrorClass::LeaseLost,
             _ => ErrorClass::Internal,
         };
-        Self::new(class, transfer::error::chain(&error)).next(error.kind.next_step())
+        let refusal = is_for_now(&error).then_some(Refusal::NotNow);
+        Self { refusal, ..Self::new(class, transfer::error::chain(&error)) }.next(error.kind.next_step())
     }
+}
+
+/// A disk that is full or read-only, a file that is locked: whoever mends it does so from outside.
+fn is_for_now(error: &store::Error) -> bool {
+    error.is_retryable() || error.kind == store::ErrorKind::ReadOnly
 }
 
 /// A store's failure as the engine sees it: a lost lease stops it, anything else is ours.
@@ -83,7 +92,15 @@ pub(crate) fn to_engine(operation: &'static str, error: store::Error) -> transfe
         store::ErrorKind::LeaseLost => ErrorClass::LeaseLost,
         _ => ErrorClass::Internal,
     };
-    transfer::Error::new(kind, operation, transfer::Subject::Nothing).because(error)
+    let subject = if is_for_now(&error) { transfer::Subject::Records } else { transfer::Subject::Nothing };
+    transfer::Error::new(kind, operation, subject).because(error)
+}
+
+/// The same for an error that has passed a use case.
+pub(crate) fn through_engine(operation: &'static str, error: Error) -> transfer::Error {
+    let for_now = error.refusal == Some(Refusal::NotNow);
+    let subject = if for_now { transfer::Subject::Records } else { transfer::Subject::Nothing };
+    transfer::Error::new(error.class, operation, subject).because(error)
 }
 
 /// Why a store turned something away, without repeating what was to be done.

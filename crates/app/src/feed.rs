@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use model::{FileNumber, FileState, ObjectKey};
 use store::{Batch, FileQuery, FileRecord, Mutation, Part, Store};
 use tokio::sync::Mutex;
+use transfer::Pin;
 use transfer::port::{Feed, FileTask, Previous, SizeClass};
-use transfer::{Pin, Subject};
 
-use crate::error::Result;
+use crate::error::{Result, through_engine};
 use crate::manifest::parse;
 use crate::transfers::Held;
 
@@ -158,7 +158,7 @@ impl Feed for ManifestFeed {
         }
         .lock()
         .await;
-        self.fill(&mut cursor, class).await.map_err(|e| transfer::Error::new(e.class, "read the manifest", Subject::Nothing).because(e))?;
+        self.fill(&mut cursor, class).await.map_err(|e| through_engine("read the manifest", e))?;
         Ok(cursor.ready.pop_front())
     }
 }

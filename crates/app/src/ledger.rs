@@ -13,7 +13,7 @@ use transfer::port::{Delivery, Failed, Finished, Intent, Ledger, PublishGate, Ve
 use transfer::sheet::Checkpoint;
 
 use crate::delivery::Letterhead;
-use crate::error::{Error, to_engine};
+use crate::error::{Error, through_engine, to_engine};
 use crate::event::{ErrorReport, Event, FileReport, Summary};
 use crate::follow::Follow;
 use crate::manifest::json;
@@ -289,7 +289,7 @@ impl Ledger for StoreLedger {
                     .ok_or_else(|| transfer::Error::new(ErrorClass::Internal, "find the file in the manifest", transfer::Subject::Nothing))?
                     .path;
                 let event = self.delivered(file, finished.state, delivery, path).await;
-                event.map_err(|e| transfer::Error::new(e.class, "record the delivery", transfer::Subject::Nothing).because(e))?
+                event.map_err(|e| through_engine("record the delivery", e))?
             }
             None => {
                 let end = Mutation::FinishFile {

@@ -167,8 +167,9 @@ impl Harbour {
             let record = self.store.transfer(transfer).await?;
             let record = record.ok_or_else(|| app::Error::new(ErrorClass::Internal, format!("transfer {transfer} is gone")))?;
             let ends = self.docks.ends(&self.place, stored_spec(&record).map_err(app_error)?).await.map_err(app_error)?;
-            // One service has this store, so whoever else holds the transfer is an earlier one.
-            let earlier = |lease: &Lease| lease.holder != self.holder.name;
+            // One service has this store, and one step at a time its transfer: whoever is on record is an earlier service, or
+            // a step of ours that could not give it back because nothing could be written.
+            let earlier = |_: &Lease| true;
             let held = transfers::take(&self.store, record, &self.holder, Timestamp::now(), earlier).await?;
             let alive = self.stop.child_token();
             let keeper = tokio::spawn(keep_lease(self.store.clone(), held.guard(), self.holder.lease, alive.clone())).abort_handle();

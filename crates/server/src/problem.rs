@@ -47,6 +47,7 @@ impl From<app::Error> for Refused {
             Some(Refusal::Unknown) => (StatusCode::NOT_FOUND, "unknown"),
             Some(Refusal::Conflict) => (StatusCode::CONFLICT, "conflict"),
             Some(Refusal::Denied) => (StatusCode::FORBIDDEN, "denied"),
+            Some(Refusal::NotNow) => (StatusCode::SERVICE_UNAVAILABLE, error.class.name()),
             None => (status_of(error.class), error.class.name()),
         };
         if status.is_server_error() {

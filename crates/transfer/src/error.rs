@@ -15,6 +15,8 @@ pub enum Subject {
     Server(String),
     Account(String),
     Setting(String),
+    /// Our own records, which cannot be written or read at this time. It concerns every file, and none is to blame.
+    Records,
     Nothing,
 }
 
@@ -22,7 +24,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(s) | Self::Object(s) | Self::Server(s) | Self::Account(s) | Self::Setting(s) => f.write_str(&model::escape_name(s)),
-            Self::Nothing => Ok(()),
+            Self::Records | Self::Nothing => Ok(()),
         }
     }
 }
@@ -94,7 +96,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
-            Subject::Nothing => write!(f, "could not {}", self.operation),
+            Subject::Records | Subject::Nothing => write!(f, "could not {}", self.operation),
             subject => write!(f, "could not {} {subject}", self.operation),
         }
     }

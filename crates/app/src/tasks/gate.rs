@@ -8,12 +8,12 @@ use integrations::{Fault, Ticket, TicketSystem};
 use jiff::{SignedDuration, Timestamp};
 use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TicketState, TransferId};
 use store::{RequestRecord, Store};
+use transfer::Pin;
 use transfer::port::{PublishGate, Verdict};
-use transfer::{Pin, Subject};
 use workflow::executor::Clock;
 
 use crate::connectors::{ConnectorSettings, WhenUnreachable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, through_engine};
 use crate::hindrance::Hindrance;
 use crate::ledger::StoreLedger;
 use crate::settings;
@@ -115,7 +115,7 @@ struct Gate {
 #[async_trait]
 impl PublishGate for Gate {
     async fn may_publish(&self, file: FileNumber, pin: &Pin, path: &RemotePath) -> transfer::Result<Verdict> {
-        let asked = |error: Error| transfer::Error::new(error.class, "ask the gate", Subject::Nothing).because(error);
+        let asked = |error: Error| through_engine("ask the gate", error);
         let refused = |error: Error| Ok(Verdict::Refused(transfer::Error::new(error.class, "publish", path).because(error)));
         match self.governed.check(None).await {
             Ok(()) => {}

@@ -6,7 +6,7 @@ use serde_json::Value;
 use store::{Mutation, OutboxKey, Wish};
 use workflow::Fault;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 
 /// The payload of a state of `workflows/transfer.asl.json`.
 #[derive(Debug, Clone)]
@@ -87,6 +87,8 @@ impl Stopped {
         Some(match self {
             Self::Failed(error) if error.class == ErrorClass::Cancelled => Fault::new("Cancelled", error.message.clone()),
             Self::Failed(error) if error.class.nature() == Nature::Transient => Fault::new("Transient", named(error)),
+            // This is written when the records can be written again, and the step is what waits until then.
+            Self::Failed(error) if error.refusal == Some(Refusal::NotNow) => Fault::new("Transient", named(error)),
             Self::Failed(error) | Self::GaveUp(error) => Fault::new(error.class.name(), error.message.clone()),
             Self::Asked(Wish::Cancel) => Fault::new("Cancelled", "cancelled: somebody asked for it"),
             Self::Asked(Wish::Pause) => Fault::new("Paused", "cancelled: paused until somebody resumes it"),

@@ -10,6 +10,7 @@ mod names;
 mod promises;
 mod queue;
 mod receipts;
+mod records;
 mod rehearse;
 mod rehearse_hostile;
 mod rehearse_killed;

@@ -260,6 +260,8 @@ impl Inner {
             ErrorKind::DestAuth | ErrorKind::DestHostKey | ErrorKind::DestTls | ErrorKind::LeaseLost => true,
             // A server that may not be connected to; a single file may be forbidden too.
             ErrorKind::PolicyDenied => matches!(error.subject(), Subject::Server(_)),
+            // No file is given up for it: what is sent is kept, for when the records can be written again.
+            ErrorKind::Internal => *error.subject() == Subject::Records,
             _ => false,
         }
     }
