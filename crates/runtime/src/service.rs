@@ -11,7 +11,7 @@ use app::register::Register;
 use app::tasks::{Minted, TaskSettings, Tasks};
 use app::transfers::Holder;
 use integrations::{FileNotifier, LogNotifier, Notifier, TicketSystem};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use model::TransferId;
 use store::{Mutation, Store};
 use tokio::sync::{Notify, mpsc};

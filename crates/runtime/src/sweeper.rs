@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use app::tasks::Stopped;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use model::{FileState, TransferId, TransferState};
 use store::{FileQuery, Mutation, RequestQuery};
 use tokio::sync::mpsc::UnboundedReceiver;

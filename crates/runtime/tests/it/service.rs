@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use integrations::{Fault, Ticket, TicketChange, TicketSystem};
 use model::{TicketKind, TransferState};
 use runtime::NotifierKind;
-use store::Wish;
+use store::{OutboxState, Wish};
 
 use crate::scene::{CANARY, PATIENCE, Scene, pattern, text};
 
@@ -85,9 +85,12 @@ fn a_service_killed_before_and_after_every_step_delivers_once_and_says_it_once()
             assert_eq!(scene.names(), ["a.csv"], "{step} {after}: nothing of ours is left");
             let closed = [(TicketKind::User, "Resolved".to_owned()), (TicketKind::Audit, "Closed".to_owned())];
             scene.until("the tickets are told", || scene.tickets(&id) == closed);
-            scene.until("people are told", || text(&notices).lines().count() >= 1);
+            // Killed between taking the notice up and writing it down as sent, nobody knows whether it arrived (S52).
+            let doubtful = || scene.runtime.block_on(scene.store.outbox(&[OutboxState::Unconfirmed], Some(&id), 0, 10)).unwrap().len();
+            scene.until("people are told", || text(&notices).lines().count() >= 1 || doubtful() == 1);
             running.stop();
-            assert_eq!(text(&notices).lines().count(), 1, "{step} {after}");
+            let told = text(&notices).lines().count();
+            assert!(told == 1 || (told == 0 && doubtful() == 1), "{step} {after}: told {told} times");
             assert_eq!(scene.runtime.block_on(scene.store.slots(None)).unwrap(), [], "{step} {after}");
         }
     }
