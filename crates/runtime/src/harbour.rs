@@ -439,10 +439,9 @@ impl Ferry for Harbour {
             let mut aboard = mooring.aboard.lock().await;
             if keep == Keep::Nothing
                 && let Ok(boarded) = self.board(&mut aboard, transfer).await
+                && let Err(error) = self.clear(&boarded.passage).await
             {
-                if let Err(error) = self.clear(&boarded.passage).await {
-                    tracing::warn!(%transfer, error = %error.message, "temporary files were left; they are looked for again");
-                }
+                tracing::warn!(%transfer, error = %error.message, "temporary files were left; they are looked for again");
             }
             self.let_go(&mut aboard).await;
         }
