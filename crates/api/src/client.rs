@@ -113,6 +113,16 @@ impl Client {
         self.lines(&format!("/api/transfer/{id}/receipt")).await
     }
 
+    /// What was done with the transfer: the lines of its chain in the audit, exactly as they were written.
+    pub async fn audit_of(&self, id: &TransferId) -> Result<Lines> {
+        self.lines(&format!("/api/transfer/{id}/audit")).await
+    }
+
+    /// The whole audit: all seals, then all entries chain by chain.
+    pub async fn audit(&self) -> Result<Lines> {
+        self.lines("/api/audit").await
+    }
+
     /// Lines of [`crate::transfers::Seen`] until the transfer rests.
     pub async fn watch(&self, id: &TransferId) -> Result<Lines> {
         self.lines(&format!("/api/transfer/{id}/events")).await

@@ -164,8 +164,8 @@ impl Setting for ConnectorSettings {
         Mutation::PutConnector { name, body, expect, by, at }
     }
 
-    fn removing(name: String, expect: u32) -> Mutation {
-        Mutation::RemoveConnector { name, expect }
+    fn removing(name: String, expect: u32, by: String, at: Timestamp) -> Mutation {
+        Mutation::RemoveConnector { name, expect, by, at }
     }
 }
 

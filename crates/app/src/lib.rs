@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod advice;
+pub mod audit;
 pub mod binding;
 pub mod companion;
 pub mod companion_source;

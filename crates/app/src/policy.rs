@@ -57,6 +57,8 @@ pub enum Action {
     LookAtSettings,
     /// Change connectors, sources and secrets.
     Configure,
+    /// Read the audit of everything.
+    Audit,
 }
 
 impl Action {
@@ -67,6 +69,7 @@ impl Action {
             Self::Approve => "approve transfers",
             Self::LookAtSettings => "see connectors and sources",
             Self::Configure => "change connectors, sources or secrets",
+            Self::Audit => "read the whole audit",
         }
     }
 }
@@ -86,6 +89,7 @@ impl Principal {
             Action::Transfer | Action::Approve => matches!(self.role, Role::Operator | Role::Admin),
             Action::LookAtSettings => self.role != Role::Viewer,
             Action::Configure => self.role == Role::Admin,
+            Action::Audit => self.sees_all(),
         };
         match allowed {
             true => Ok(()),

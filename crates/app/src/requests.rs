@@ -155,7 +155,7 @@ pub async fn submit(store: &Store, who: &Principal, asked: Submission, key: Opti
             expires_at,
         }));
     }
-    match store.commit(batch).await {
+    match store.commit(batch.by(&who.user)).await {
         Ok(_) => Ok(Submitted { shown: show(store, who, &id, now).await?, replayed: false }),
         // Two of the same request at the same moment: the other one has done it.
         Err(error) => match error.conflict() {
@@ -417,7 +417,7 @@ async fn stop(store: &Store, who: &Principal, id: &TransferId, wish: Wish, end: 
         }
         state => return Err(ended(id, state, &format!("there is nothing to {wish}"))),
     };
-    store.commit(batch).await.map_err(|e| moved_on(e, id))?;
+    store.commit(batch.by(&who.user)).await.map_err(|e| moved_on(e, id))?;
     show(store, who, id, now).await
 }
 
@@ -454,7 +454,7 @@ async fn again(store: &Store, who: &Principal, id: &TransferId, from: &[Transfer
         true => (TransferState::Held, Some(Waiting { class: None, reason: WAITS_FOR_APPROVAL.to_owned() })),
         false => (TransferState::Pending, None),
     };
-    store.commit(another_run(&request, state, waiting, now)).await.map_err(|e| moved_on(e, id))?;
+    store.commit(another_run(&request, state, waiting, now).by(&who.user)).await.map_err(|e| moved_on(e, id))?;
     show(store, who, id, now).await
 }
 
@@ -494,7 +494,7 @@ pub async fn approve(store: &Store, who: &Principal, id: &TransferId, now: Times
             expect: Some(vec![TransferState::Held]),
         })
         .push(Mutation::SetWaiting { transfer, waiting: None, at: now });
-    store.commit(batch).await.map_err(|e| moved_on(e, id))?;
+    store.commit(batch.by(&who.user)).await.map_err(|e| moved_on(e, id))?;
     show(store, who, id, now).await
 }
 

@@ -172,7 +172,7 @@ pub async fn list(store: &Store, who: &Principal) -> Result<Vec<Kept>> {
 }
 
 /// Forgets a value that nothing refers to any more.
-pub async fn remove(store: &Store, vault: &Vault, who: &Principal, name: &Name) -> Result<()> {
+pub async fn remove(store: &Store, vault: &Vault, who: &Principal, name: &Name, now: Timestamp) -> Result<()> {
     who.may(Action::Configure)?;
     let in_use = |what: String| Error::conflict(format!("secret {name} is used by {what}")).next("change that first");
     for connector in settings::list::<ConnectorSettings>(store, who).await? {
@@ -187,7 +187,7 @@ pub async fn remove(store: &Store, vault: &Vault, who: &Principal, name: &Name) 
     }
     let unknown = || Error::unknown("secret", name).next("`fileferry secret list` shows those there are");
     let expect = version(store, name.as_str()).await?.ok_or_else(unknown)?;
-    store.commit(Mutation::RemoveSecret { name: name.to_string(), expect }).await?;
+    store.commit(Mutation::RemoveSecret { name: name.to_string(), expect, by: who.user.clone(), at: now }).await?;
     vault.remember(name.as_str(), None);
     Ok(())
 }
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(again.open("s149").unwrap().expose(), "value 149");
         let wrong = Vault::load(&store, vec![SealingKey::new(&[1; KEY_BYTES])]).await.unwrap_err();
         assert!(wrong.message.contains("does not open the secret"), "{wrong}");
-        remove(&store, &vault, &admin(), &name(0)).await.unwrap();
+        remove(&store, &vault, &admin(), &name(0), now).await.unwrap();
         assert!(vault.open("s0").is_err() && store.secret("s0").await.unwrap().is_none());
     }
 

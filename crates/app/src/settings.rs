@@ -27,7 +27,7 @@ pub trait Setting: Serialize + DeserializeOwned + Send + Sync {
 
     fn putting(name: String, body: String, expect: Option<u32>, by: String, at: Timestamp) -> Mutation;
 
-    fn removing(name: String, expect: u32) -> Mutation;
+    fn removing(name: String, expect: u32, by: String, at: Timestamp) -> Mutation;
 }
 
 /// Settings with their name and the version under which they are on record.
@@ -81,10 +81,10 @@ pub async fn load<S: Setting>(store: &Store, name: &Name) -> Result<Option<S>> {
     S::find(store, name.as_str()).await?.map(|record| read(record).map(|named| named.settings)).transpose()
 }
 
-pub async fn remove<S: Setting>(store: &Store, who: &Principal, name: &Name) -> Result<()> {
+pub async fn remove<S: Setting>(store: &Store, who: &Principal, name: &Name, now: Timestamp) -> Result<()> {
     who.may(Action::Configure)?;
     let expect = S::find(store, name.as_str()).await?.ok_or_else(|| unknown::<S>(name))?.version;
-    store.commit(S::removing(name.to_string(), expect)).await.map_err(|e| refused::<S>(e, name))?;
+    store.commit(S::removing(name.to_string(), expect, who.user.clone(), now)).await.map_err(|e| refused::<S>(e, name))?;
     Ok(())
 }
 

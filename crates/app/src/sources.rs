@@ -82,8 +82,8 @@ impl Setting for SourceSettings {
         Mutation::PutSource { name, body, expect, by, at }
     }
 
-    fn removing(name: String, expect: u32) -> Mutation {
-        Mutation::RemoveSource { name, expect }
+    fn removing(name: String, expect: u32, by: String, at: Timestamp) -> Mutation {
+        Mutation::RemoveSource { name, expect, by, at }
     }
 }
 

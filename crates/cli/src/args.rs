@@ -10,7 +10,7 @@ use model::{Algorithm, TempName, TransferId, parse_duration};
 use crate::flags::fingerprint;
 pub use crate::flags::{ContractArgs, DeliveryArgs, NameArgs, OutputArgs, SelectArgs, ServerArgs, SpeedArgs, StoreArgs};
 pub use crate::service_args::{
-    BackupArgs, ConnectorCommand, RestoreArgs, SecretCommand, ServeArgs, ServiceArgs, SourceCommand, TransferCommand,
+    AuditCommand, BackupArgs, ConnectorCommand, RestoreArgs, SecretCommand, ServeArgs, ServiceArgs, SourceCommand, TransferCommand,
 };
 
 #[derive(Debug, Parser)]
@@ -96,6 +96,11 @@ pub enum Command {
     Secret {
         #[command(subcommand)]
         command: SecretCommand,
+    },
+    /// What was done with transfers and settings, by whom, and whether that is as it was written
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
     },
     /// Copy the records of a service into one file, also while it runs
     Backup(BackupArgs),

@@ -1,6 +1,7 @@
 //! The `fileferry` command line: reads what is asked, calls the runtime, prints what comes of it.
 
 mod args;
+mod audit;
 mod backend;
 mod backup;
 mod browse;
@@ -152,6 +153,7 @@ async fn carry_out(request: &Request, environment: &Environment, screen: &Screen
         Command::Connector { command } => connector::run(command, request, environment, screen).await,
         Command::Source { command } => source::run(command, environment, screen).await,
         Command::Secret { command } => secret::run(command, environment, screen).await,
+        Command::Audit { command } => audit::run(command, environment, screen).await,
         Command::Workflow { command: WorkflowCommand::Show(args) } => states::show(args, environment, screen).await,
         Command::Workflow { command } => workflow::carry_out(command, environment, screen),
         Command::Explain(args) => explain::explain(args.subject.as_deref(), environment, screen).await,

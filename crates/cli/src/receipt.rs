@@ -179,7 +179,7 @@ pub fn is_other(line: &str) -> bool {
 }
 
 /// `--key` alone decides where it is given; otherwise the trust file and this machine's own key.
-fn trusted_keys(given: &[String], environment: &Environment) -> Result<Vec<TrustedKey>, Trouble> {
+pub fn trusted_keys(given: &[String], environment: &Environment) -> Result<Vec<TrustedKey>, Trouble> {
     if given.is_empty() {
         return Ok(keys::trusted(&environment.state)?);
     }

@@ -48,7 +48,8 @@ pub async fn serve(args: &ServeArgs, environment: &Environment, screen: &Screen)
 
     let notifiers =
         std::iter::once(NotifierKind::Log).chain(args.notices.as_ref().map(|path| NotifierKind::File(environment.expand(path))));
-    let settings = ServiceSettings { notifiers: notifiers.collect(), ..ServiceSettings::default() };
+    let seals = args.audit_seals.as_ref().map(|path| environment.working.join(environment.expand(path)));
+    let settings = ServiceSettings { notifiers: notifiers.collect(), seals, ..ServiceSettings::default() };
     let service = Service::start(place.clone(), store.clone(), settings, control.stop.clone()).await?;
     let doors = Doors {
         store: store.clone(),

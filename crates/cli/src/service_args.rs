@@ -29,6 +29,9 @@ pub struct ServeArgs {
     /// Append notices of ended transfers to this file, a JSON object a line
     #[arg(long, value_name = "FILE")]
     pub notices: Option<PathBuf>,
+    /// Copy of the audit's seals; keep it where who can change the records cannot write [default: audit-seals.jsonl in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub audit_seals: Option<PathBuf>,
 }
 
 fn grant(text: &str) -> Result<(String, app::policy::Role), String> {
@@ -261,4 +264,28 @@ pub enum SecretCommand {
     Remove(OneName),
     /// Seal all secrets with a new key
     Rekey(ServiceArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// What was done with one transfer, and by whom
+    Show(OneTransfer),
+    /// Print the whole audit: seals and entries, a JSON object a line
+    Export(ServiceArgs),
+    /// Check that nothing of the audit was changed, removed or added
+    Verify(AuditVerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct AuditVerifyArgs {
+    /// Written by `fileferry audit export` [default: ask the service]
+    pub file: Option<PathBuf>,
+    /// Copy of the seals, as `serve --audit-seals` keeps it; it decides instead of the seals in the audit
+    #[arg(long, value_name = "FILE")]
+    pub seals: Option<PathBuf>,
+    /// Fingerprint, or a file of keys, whose seals are accepted; may be repeated [default: trusted keys]
+    #[arg(long, value_name = "FILE|SHA256:…")]
+    pub key: Vec<String>,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }

@@ -1,6 +1,7 @@
 //! The nouns of FileFerry: ids, names, sizes, digests, policies, error classes, receipts.
 //! No I/O and no clock; every other crate may use this one and it uses none of them.
 
+pub mod audit;
 mod bandwidth;
 mod class;
 pub mod contract;

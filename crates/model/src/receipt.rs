@@ -155,6 +155,11 @@ impl SigningKey {
         let mut receipt = receipt.clone();
         receipt.signed_by = self.fingerprint();
         let body = serde_json::to_string(&receipt).map_err(|e| ReceiptError::NotReceipt(e.to_string()))?;
+        self.sign_line(&body)
+    }
+
+    /// A JSON object with its signature as one member more, the last; signed are exactly the bytes given.
+    pub(crate) fn sign_line(&self, body: &str) -> Result<String, ReceiptError> {
         let signature = Signature {
             algorithm: "ed25519".into(),
             public_key: BASE64.encode(self.public_key()),
@@ -173,6 +178,22 @@ pub fn fingerprint(public_key: &[u8]) -> String {
 
 /// Checks that the line is intact and signed by the key it names. Whether that key is trusted is the caller's question.
 pub fn verify_line(line: &str) -> Result<Verified, ReceiptError> {
+    let opened = open_line(line)?;
+    let receipt: Receipt = serde_json::from_str(&opened.body).map_err(|e| ReceiptError::NotReceipt(e.to_string()))?;
+    let fits = opened.fits && receipt.signed_by == opened.fingerprint;
+    if fits { Ok(Verified { receipt, fingerprint: opened.fingerprint }) } else { Err(ReceiptError::Broken(receipt.signed_by)) }
+}
+
+/// A signed line taken apart.
+pub(crate) struct Opened {
+    /// The object without its signature.
+    pub body: String,
+    pub fingerprint: String,
+    /// The signature is this key's over this body.
+    pub fits: bool,
+}
+
+pub(crate) fn open_line(line: &str) -> Result<Opened, ReceiptError> {
     const MARK: &str = ",\"signature\":";
     let line = line.trim_end_matches(['\n', '\r']);
     let cut = line.rfind(MARK).ok_or(ReceiptError::Unsigned)?;
@@ -181,15 +202,12 @@ pub fn verify_line(line: &str) -> Result<Verified, ReceiptError> {
     // The exact text of the last member is checked too, so that no byte of the line can differ.
     let exact = serde_json::to_string(&signature).map_err(|e| ReceiptError::NotReceipt(e.to_string()))?;
     let body = format!("{}}}", &line[..cut]);
-    let receipt: Receipt = serde_json::from_str(&body).map_err(|e| ReceiptError::NotReceipt(e.to_string()))?;
     let key = BASE64.decode(signature.public_key.as_bytes()).map_err(|e| ReceiptError::Key(e.to_string()))?;
     let value = BASE64.decode(signature.value.as_bytes()).map_err(|e| ReceiptError::Key(e.to_string()))?;
-    let fingerprint = fingerprint(&key);
     let fits = exact == tail
         && signature.algorithm == "ed25519"
-        && receipt.signed_by == fingerprint
         && UnparsedPublicKey::new(&ED25519, &key).verify(body.as_bytes(), &value).is_ok();
-    if fits { Ok(Verified { receipt, fingerprint }) } else { Err(ReceiptError::Broken(receipt.signed_by)) }
+    Ok(Opened { body, fingerprint: fingerprint(&key), fits })
 }
 
 #[cfg(test)]

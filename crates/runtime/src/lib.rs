@@ -27,6 +27,7 @@ pub mod rclone;
 mod rehearse;
 mod round;
 mod scratch;
+mod sealer;
 pub mod sealing;
 pub mod secret;
 mod select;

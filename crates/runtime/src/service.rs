@@ -24,10 +24,14 @@ use workflow::executor::{Clock, Executor, Options, Ports, SystemClock, Watcher};
 use crate::handler::{Handler, Handling};
 use crate::harbour::Harbour;
 use crate::open::{ByAddress, Opening};
+use crate::sealer::{self, Sealer};
 use crate::{Failure, Place, admission, keys, outbox, process, sweeper};
 
 /// Running transfers are given so long to write their checkpoints.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// The copy of the audit's seals, where no other place is named.
+pub const SEALS: &str = "audit-seals.jsonl";
 
 /// How a service works. The defaults are what `fileferry serve` does without a configuration.
 #[derive(Clone)]
@@ -44,6 +48,10 @@ pub struct ServiceSettings {
     pub keep_temporary: SignedDuration,
     /// Instead of the built-in register.
     pub tickets: Option<Arc<dyn TicketSystem>>,
+    /// The audit is sealed so often.
+    pub seal_every: Duration,
+    /// Copy of the seals; [`SEALS`] in the data directory where nothing is said.
+    pub seals: Option<PathBuf>,
     pub opening: Arc<dyn Opening>,
     /// By which windows open and sessions end.
     #[doc(hidden)]
@@ -80,6 +88,8 @@ impl Default for ServiceSettings {
             notifiers: vec![NotifierKind::Log],
             keep_temporary: SignedDuration::from_hours(7 * 24),
             tickets: None,
+            seal_every: Duration::from_secs(60),
+            seals: None,
             clock: Arc::new(SystemClock::default()),
             opening: Arc::new(ByAddress),
             step_hook: None,
@@ -101,6 +111,7 @@ pub(crate) struct Inner {
     pub tasks: Arc<Tasks>,
     pub outlets: Outlets,
     pub holder: Holder,
+    pub sealer: Sealer,
     /// Somebody may begin.
     pub wake: Arc<Notify>,
     /// Something is in the outbox.
@@ -193,7 +204,10 @@ impl Service {
         let _ = handler.executor.set(executor.clone());
         // Whoever claimed a message before is gone: the store is ours alone.
         store.commit(Mutation::LapseClaims { now: clock.wall(), alone: Some(holder.name.clone()) }).await?;
+        let key = keys::load_or_create(&place.state).map_err(|e| Failure::of(model::ErrorClass::Internal, e.to_string()))?;
+        let copy = settings.seals.clone().unwrap_or_else(|| place.state.join(SEALS));
         let inner = Arc::new(Inner {
+            sealer: Sealer { key, copy },
             store,
             settings,
             executor,
@@ -207,6 +221,7 @@ impl Service {
             stop,
             last: CancellationToken::new(),
         });
+        sealer::note(&inner, "service_started").await;
         let resumed = inner.executor.resume().await.map_err(|e| Failure::of(model::ErrorClass::Internal, e.to_string()))?;
         if resumed > 0 {
             tracing::info!(resumed, "going on with the transfers of an earlier run");
@@ -216,6 +231,7 @@ impl Service {
             loops.spawn(admission::run(inner.clone()));
             loops.spawn(outbox::run(inner.clone()));
             loops.spawn(sweeper::run(inner.clone()));
+            loops.spawn(sealer::run(inner.clone()));
             loops.spawn(sweeper::after_ends(inner.clone(), ended));
             loops.spawn(listen(heard, inner.last.clone()));
         }
@@ -256,6 +272,8 @@ impl Service {
         inner.last.cancel();
         let mut loops = std::mem::take(&mut *inner.loops.lock().expect("no panic while holding the lock"));
         while loops.join_next().await.is_some() {}
+        sealer::note(&inner, "service_stopped").await;
+        sealer::seal(&inner).await;
     }
 }
 

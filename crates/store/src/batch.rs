@@ -43,6 +43,7 @@ impl From<&Lease> for LeaseGuard {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     pub(crate) guards: Vec<LeaseGuard>,
+    pub(crate) by: Option<String>,
     pub(crate) mutations: Vec<Mutation>,
 }
 
@@ -53,6 +54,13 @@ impl Batch {
 
     pub fn guarded_by(mut self, guard: LeaseGuard) -> Self {
         self.guards.push(guard);
+        self
+    }
+
+    /// The user who asked for it, as the audit has it. Otherwise the service did it by itself.
+    #[must_use = "a batch does nothing until it is committed"]
+    pub fn by(mut self, user: &str) -> Self {
+        self.by = Some(user.to_owned());
         self
     }
 

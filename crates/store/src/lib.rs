@@ -13,6 +13,8 @@ mod sqlite;
 pub use batch::{Batch, Committed, Failure, LeaseClaim, LeaseGuard, MAX_MUTATIONS};
 pub use error::{Conflict, Error, ErrorKind, Result};
 pub use mutation::{MAX_FILES, MAX_SWEEP, Mutation};
+pub use record::audit::{AuditCursor, AuditLine};
+pub use record::context::{Exchange, LONGEST_CONTEXT, Preferences};
 pub use record::execution::{CreateExecution, ExecutionQuery, ExecutionRecord, Frame, HistoryRow, OpenExecution, SaveStep};
 pub use record::learning::{CachedObject, LearningRecord, Lesson};
 pub use record::outbox::{Delivering, OutboxKey, OutboxMessage, OutboxRecord, OutboxState, SendFailure};

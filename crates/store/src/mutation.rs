@@ -1,11 +1,13 @@
 //! What can be written: typed mutations, each with its precondition. Their comments are the contract of every store.
 
 use jiff::Timestamp;
+use model::audit::Head;
 use model::{FileNumber, FileState, RemotePath, TicketState, TransferId, TransferState};
+use serde_json::{Map, Value};
 
 use crate::{
     CachedObject, CreateExecution, Delivery, Failure, FileRecord, GrantRecord, IdempotencyRecord, LeaseClaim, LeaseGuard, Lesson,
-    NewTicket, OutboxKey, OutboxMessage, Parked, RequestRecord, SaveStep, SendFailure, SessionRecord, TicketNote, TransferRecord, Waiting,
+    NewTicket, OutboxKey, OutboxMessage, Parked, Preferences, RequestRecord, SaveStep, SendFailure, SessionRecord, TicketNote, TransferRecord, Waiting,
     Wish,
 };
 
@@ -290,6 +292,7 @@ pub enum Mutation {
     /// A person gives it up: it is gone, and what comes later for its subject goes on. `Conflict` while it is claimed.
     DropOutbox {
         key: OutboxKey,
+        at: Timestamp,
     },
 
     /// Answers in [`crate::Committed::tickets`], with the present ticket if the correlation is known: then no change.
@@ -319,6 +322,8 @@ pub enum Mutation {
     RemoveConnector {
         name: String,
         expect: u32,
+        by: String,
+        at: Timestamp,
     },
     /// As `PutConnector`.
     PutSource {
@@ -332,6 +337,8 @@ pub enum Mutation {
     RemoveSource {
         name: String,
         expect: u32,
+        by: String,
+        at: Timestamp,
     },
     /// As `PutConnector`.
     PutSecret {
@@ -345,6 +352,8 @@ pub enum Mutation {
     RemoveSecret {
         name: String,
         expect: u32,
+        by: String,
+        at: Timestamp,
     },
 
     /// Counts every time: it belongs into the batch of the step that learnt it.
@@ -355,9 +364,39 @@ pub enum Mutation {
     DropCached {
         key: String,
     },
-    /// Removes at most about `limit` rows of what has expired by `now`: sessions, remembered objects, idempotency keys, sent and
-    /// unconfirmed messages, requests whose transfer has ended together with their executions and grants. Transfers, files,
-    /// receipts and deliveries stay. At most [`MAX_SWEEP`].
+    /// `Invalid` beyond [`crate::LONGEST_CONTEXT`].
+    PutPreferences(Preferences),
+    /// The next exchange of the user's conversation. `Invalid` beyond [`crate::LONGEST_CONTEXT`].
+    AddExchange {
+        user: String,
+        body: String,
+        at: Timestamp,
+        expires_at: Timestamp,
+    },
+    /// Preferences and conversation. Succeeds if there is nothing.
+    ForgetUser {
+        user: String,
+        at: Timestamp,
+    },
+
+    /// An entry of the audit for what no mutation shows: into the chain of the transfer, or of the day. What mutations show
+    /// they enter themselves.
+    AddAudit {
+        transfer: Option<TransferId>,
+        event: String,
+        detail: Map<String, Value>,
+        at: Timestamp,
+    },
+    /// A signed line over these heads, which count as sealed with it. At most [`model::audit::MAX_HEADS`]. `Conflict` unless
+    /// the number is higher than the last.
+    PutSeal {
+        number: u64,
+        line: String,
+        heads: Vec<Head>,
+    },
+    /// Removes at most about `limit` rows of what has expired by `now`: sessions, remembered objects, idempotency keys, what is
+    /// remembered of users, sent and unconfirmed messages, requests whose transfer has ended together with their executions and grants. Transfers, files,
+    /// receipts, deliveries and the audit stay. At most [`MAX_SWEEP`].
     Sweep {
         now: Timestamp,
         limit: u32,

@@ -1,6 +1,6 @@
 //! What a mutation is called in an error, and how much work it is.
 
-use crate::{CachedObject, IdempotencyRecord, MAX_SWEEP, Mutation, TransferRecord};
+use crate::{CachedObject, IdempotencyRecord, MAX_SWEEP, Mutation, Preferences, TransferRecord};
 
 impl Mutation {
     /// The words of an error about it: what was done, to what.
@@ -58,6 +58,9 @@ impl Mutation {
             Self::RemoveConnector { .. } | Self::RemoveSource { .. } | Self::RemoveSecret { .. } => "remove",
             Self::AddLearning(_) => "record",
             Self::PutCached(_) | Self::DropCached { .. } => "remember",
+            Self::PutPreferences(_) | Self::AddExchange { .. } => "remember",
+            Self::ForgetUser { .. } => "forget",
+            Self::AddAudit { .. } | Self::PutSeal { .. } => "record",
             Self::Sweep { .. } => "sweep",
         }
     }
@@ -110,7 +113,7 @@ impl Mutation {
             | Self::MarkSent { key, .. }
             | Self::MarkFailed { key, .. }
             | Self::RetryOutbox { key, .. }
-            | Self::DropOutbox { key } => key.to_string(),
+            | Self::DropOutbox { key, .. } => key.to_string(),
             Self::LapseClaims { .. } => "the claims of the outbox".into(),
             Self::OpenTicket(ticket) => format!("ticket {}", ticket.correlation_id),
             Self::SetTicketState { number, .. } | Self::AddNote { number, .. } => format!("ticket {number}"),
@@ -119,6 +122,11 @@ impl Mutation {
             Self::PutSecret { name, .. } | Self::RemoveSecret { name, .. } => format!("secret {name}"),
             Self::AddLearning(lesson) => format!("what was learnt of {}", lesson.transfer_type),
             Self::PutCached(CachedObject { key, .. }) | Self::DropCached { key } => key.clone(),
+            Self::PutPreferences(Preferences { user, .. }) => format!("the preferences of {user}"),
+            Self::AddExchange { user, .. } => format!("an exchange of {user}"),
+            Self::ForgetUser { user, .. } => format!("what is remembered of {user}"),
+            Self::AddAudit { event, .. } => format!("{event} in the audit"),
+            Self::PutSeal { number, .. } => format!("seal {number}"),
             Self::Sweep { .. } => "what has expired".into(),
         }
     }
@@ -130,6 +138,7 @@ impl Mutation {
             Self::RemoveFiles { numbers, .. } => numbers.len().max(1),
             Self::CreateExecution(new) => 1 + new.frames.len() + new.history.len(),
             Self::SaveStep(step) => 1 + step.frames.len() + step.removed.len() + step.history.len(),
+            Self::PutSeal { heads, .. } => 1 + heads.len(),
             Self::Sweep { limit, .. } => (*limit).clamp(1, MAX_SWEEP) as usize,
             _ => 1,
         }

@@ -1,5 +1,7 @@
 //! The records of the store, as plain data. JSON columns are opaque here: the `app` crate gives them meaning.
 
+pub(crate) mod audit;
+pub(crate) mod context;
 pub(crate) mod execution;
 pub(crate) mod learning;
 pub(crate) mod outbox;

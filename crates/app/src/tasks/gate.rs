@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use integrations::{Fault, Ticket, TicketSystem};
 use jiff::{SignedDuration, Timestamp};
 use model::{ErrorClass, FileNumber, RemotePath, TicketKind, TicketState, TransferId};
-use store::{RequestRecord, Store};
+use store::{Mutation, RequestRecord, Store};
 use transfer::Pin;
 use transfer::port::{PublishGate, Verdict};
 use workflow::executor::Clock;
@@ -91,6 +91,18 @@ impl Governed {
         Hindrance::at(&self.store, &self.request.connector, self.clock.wall()).await
     }
 
+    /// An auditor sees which files got their names while nobody answered about their tickets.
+    async fn enter_unasked(&self, file: FileNumber, error: &Error) -> Result<()> {
+        let detail = [("file".to_owned(), file.0.into()), ("error".to_owned(), error.message.as_str().into())];
+        let entry = Mutation::AddAudit {
+            transfer: Some(self.request.transfer.clone()),
+            event: "tickets_not_asked".to_owned(),
+            detail: detail.into_iter().collect(),
+            at: self.clock.wall(),
+        };
+        Ok(self.store.commit(entry).await.map(drop)?)
+    }
+
     /// Asks the tickets, then the connector, then our own records.
     pub fn gate(self: &Arc<Self>, ledger: Arc<StoreLedger>) -> Arc<dyn PublishGate> {
         Arc::new(Gate { governed: self.clone(), ledger })
@@ -121,7 +133,9 @@ impl PublishGate for Gate {
             Ok(()) => {}
             // Approved when it began: an outage does not stop what is under way, unless that was agreed.
             Err(error) if error.class == ErrorClass::TicketUnavailable && self.governed.unreachable == WhenUnreachable::Go => {
-                tracing::warn!(transfer = %self.governed.request.transfer, error = %error.message, "published without asking the tickets again");
+                let transfer = &self.governed.request.transfer;
+                tracing::warn!(%transfer, error = %error.message, "published without asking the tickets again");
+                self.governed.enter_unasked(file, &error).await.map_err(asked)?;
             }
             Err(error) if matches!(error.class, ErrorClass::TicketInvalid | ErrorClass::TicketUnavailable) => return refused(error),
             Err(error) => return Err(asked(error)),

@@ -1,6 +1,7 @@
 //! The built binary as a person or a script meets it.
 
 mod architecture;
+mod audit;
 mod contract;
 mod contract_on_ftp;
 mod from_rclone;

@@ -45,7 +45,7 @@ pub async fn put(
 }
 
 pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<StatusCode, Refused> {
-    settings::remove::<ConnectorSettings>(&doors.store, &who, &name(&text)?).await?;
+    settings::remove::<ConnectorSettings>(&doors.store, &who, &name(&text)?, Timestamp::now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,5 +1,6 @@
 //! Which path leads to which handler, and what holds for all of them.
 
+mod audit;
 mod connectors;
 mod events;
 mod health;
@@ -40,6 +41,8 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route(&steer("receipt"), get(transfers::receipts))
         .route(&steer("history"), get(transfers::history))
         .route(&steer("events"), get(events::watch))
+        .route(&steer("audit"), get(audit::of_transfer))
+        .route("/api/audit", get(audit::export))
         .route("/api/connectors", get(connectors::list))
         .route("/api/connectors/{name}", get(connectors::show).put(connectors::put).delete(connectors::remove))
         .route("/api/connectors/{name}/trust", post(connectors::trust))

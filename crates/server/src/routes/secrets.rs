@@ -31,7 +31,7 @@ pub async fn put(
 }
 
 pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<StatusCode, Refused> {
-    secrets::remove(&doors.store, &doors.vault, &who, &name(&text)?).await?;
+    secrets::remove(&doors.store, &doors.vault, &who, &name(&text)?, Timestamp::now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -44,6 +44,6 @@ pub async fn put(
 }
 
 pub async fn remove(State(doors): Of, Extension(who): Extension<Principal>, Path(text): Path<String>) -> Result<StatusCode, Refused> {
-    settings::remove::<SourceSettings>(&doors.store, &who, &name(&text)?).await?;
+    settings::remove::<SourceSettings>(&doors.store, &who, &name(&text)?, Timestamp::now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -136,3 +136,39 @@ async fn a_secret_comes_out_of_no_route() {
         assert!(status == 422 && !answer.contains("hunter2"), "{body}: {answer}");
     }
 }
+
+// Mutations: the route of the whole audit asks for no right; that of one transfer does not look whose it is.
+#[tokio::test]
+async fn the_audit_is_for_whoever_sees_what_it_is_about() {
+    let service = service().await;
+    let client = &service.client;
+    set_up(client).await;
+    let id = client.submit(&submission("a"), None).await.unwrap().transfer.transfer_id;
+    client.steer(&id, Steer::Cancel).await.unwrap();
+    let mut lines = client.audit_of(&id).await.unwrap();
+    let mut events = Vec::new();
+    while let Some(line) = lines.next().await.unwrap() {
+        let entry: model::audit::Entry = serde_json::from_str(&line).unwrap();
+        assert_eq!(entry.by, client.transfer(&id).await.unwrap().user);
+        events.push(entry.event);
+    }
+    assert_eq!(events, ["requested", "state", "ticket", "ticket"]);
+    let mut lines = client.audit().await.unwrap();
+    let mut all = Vec::new();
+    while let Some(line) = lines.next().await.unwrap() {
+        all.push(line);
+    }
+    assert!(all.iter().any(|line| line.contains("secret_saved")) && all.iter().all(|line| !line.contains("hunter2")), "{all:?}");
+    let unknown = problem(client.audit_of(&TransferId::from_random([9; 10])).await.map(drop).unwrap_err());
+    assert_eq!((unknown.status, unknown.code.as_str()), (404, "unknown"));
+
+    use app::policy::{Principal, Role};
+    let store = Store::open_in_memory().await.unwrap();
+    for (role, sees) in [(Role::Viewer, false), (Role::Operator, false), (Role::Auditor, true), (Role::Admin, true)] {
+        let who = Principal { user: "mia".to_owned(), role };
+        assert_eq!(app::audit::entries(&store, &who, Default::default(), 1).await.is_ok(), sees, "{role}");
+        assert_eq!(app::audit::seals(&store, &who, 0, 1).await.is_ok(), sees, "{role}");
+        let id = TransferId::from_random([9; 10]);
+        assert!(app::audit::may_read(&store, &who, &id, Timestamp::now()).await.is_err(), "an unknown transfer, {role}");
+    }
+}

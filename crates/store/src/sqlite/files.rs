@@ -307,6 +307,12 @@ pub(super) fn get(c: &Connection, transfer: &TransferId, number: FileNumber) -> 
     Ok(statement.query_row([row_id(seq, number)], |row| from_row(row, transfer)).optional()?)
 }
 
+pub(super) fn get_state(c: &Connection, transfer: &TransferId, number: FileNumber) -> Result<Option<FileState>> {
+    let Some(seq) = maybe_seq(c, transfer)? else { return Ok(None) };
+    let mut statement = c.prepare_cached("SELECT state FROM files WHERE id = ?1")?;
+    Ok(statement.query_row([row_id(seq, number)], |row| Columns::of(row).word(FileState::from_word)).optional()?)
+}
+
 pub(super) fn by_key(c: &Connection, transfer: &TransferId, key: &ObjectKey) -> Result<Option<FileRecord>> {
     let Some(seq) = maybe_seq(c, transfer)? else { return Ok(None) };
     let mut statement = c.prepare_cached(&format!("SELECT id, {COLUMNS} FROM files WHERE transfer = ?1 AND key = ?2"))?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::value::{Columns, int, nanos};
-use super::{outbox, requests, sessions};
+use super::{contexts, outbox, requests, sessions};
 use crate::{CachedObject, Error, ErrorKind, LearningRecord, Lesson, MAX_SWEEP, Result, Store};
 
 pub(super) fn add(c: &Connection, lesson: &Lesson) -> Result<()> {
@@ -62,7 +62,7 @@ pub(super) fn sweep(c: &Connection, now: Timestamp, limit: u32) -> Result<u64> {
     }
     let limit = limit as usize;
     let mut gone = 0;
-    for part in [sessions::sweep, sweep_cached, sweep_idempotency, outbox::sweep, requests::sweep] {
+    for part in [sessions::sweep, sweep_cached, sweep_idempotency, contexts::sweep, outbox::sweep, requests::sweep] {
         if gone < limit {
             gone += part(c, now, limit - gone)?;
         }

@@ -6,7 +6,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// "FFry": marks the file as ours.
 const APPLICATION: i32 = 0x4646_7279;
-const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
 
 /// Refuses, without writing, a file of a newer version or of another program.
 pub(super) fn check(connection: &Connection) -> Result<()> {
@@ -123,6 +123,20 @@ mod tests {
         let governed = "INSERT INTO requests SELECT seq, state, 1, 'u', 'c', 's', 5, 'h', 'auto', NULL, NULL, NULL, NULL, 'none', NULL, NULL, NULL, 0, 0, 0 FROM transfers";
         assert_eq!(connection.query_row("SELECT count(*) FROM requests", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
         connection.execute_batch(governed).unwrap();
+    }
+
+    #[test]
+    fn a_service_of_the_third_version_goes_on_and_its_audit_begins() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate_along(&mut connection, &STEPS[..3]).unwrap();
+        let old = "INSERT INTO transfers VALUES (7, 'aaaaaaaaaaaaaaaa', 2, 'i', 's', 'd', '{}', 'held', NULL, NULL, 1, 1, 1, 1, 0, 0, NULL);
+                   INSERT INTO requests SELECT seq, state, 1, 'u', 'c', 's', 5, 'h', 'auto', NULL, NULL, NULL, NULL, 'none', NULL, NULL, NULL, 0, 0, 0 FROM transfers;
+                   INSERT INTO connectors VALUES ('c', 3, '{}', 'mia', 0)";
+        connection.execute_batch(old).unwrap();
+        migrate(&mut connection).unwrap();
+        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!((count("SELECT count(*) FROM requests"), count("SELECT version FROM connectors")), (1, 3));
+        assert_eq!((count("SELECT count(*) FROM audit"), count("SELECT count(*) FROM user_contexts")), (0, 0));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The store on SQLite: one writer thread, a few read-only connections, one file that several processes may share.
 
+mod audit;
 mod backup;
+mod contexts;
 mod deliveries;
 mod destinations;
 mod executions;

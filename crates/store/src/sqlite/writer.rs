@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Options;
 use super::settings::Kind;
 use super::{
-    deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings, slots, tickets,
+    audit, contexts, deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings, slots, tickets,
     transfers,
 };
 use crate::{Batch, Committed, Error, ErrorKind, MAX_MUTATIONS, Mutation, Result};
@@ -177,9 +177,18 @@ fn apply(c: &Connection, batch: &Batch) -> Result<Committed> {
     }
     let mut committed = Committed::default();
     for mutation in &batch.mutations {
-        apply_one(c, mutation, &mut committed).map_err(|error| error.at(mutation.operation(), || mutation.subject()))?;
+        audited(c, mutation, batch.by.as_deref(), &mut committed).map_err(|error| error.at(mutation.operation(), || mutation.subject()))?;
     }
     Ok(committed)
+}
+
+fn audited(c: &Connection, mutation: &Mutation, by: Option<&str>, committed: &mut Committed) -> Result<()> {
+    let before = audit::before(c, mutation)?;
+    apply_one(c, mutation, committed)?;
+    match before {
+        Some(before) => audit::enter(c, mutation, before, by),
+        None => Ok(()),
+    }
 }
 
 fn apply_one(c: &Connection, mutation: &Mutation, committed: &mut Committed) -> Result<()> {
@@ -257,7 +266,7 @@ fn apply_one(c: &Connection, mutation: &Mutation, committed: &mut Committed) -> 
         Mutation::MarkFailed { key, attempt, how, error, at } => outbox::mark_failed(c, key, *attempt, *how, error, *at),
         Mutation::LapseClaims { now, alone } => outbox::lapse(c, *now, alone.as_deref()),
         Mutation::RetryOutbox { key, at } => outbox::retry(c, key, *at),
-        Mutation::DropOutbox { key } => outbox::give_up(c, key),
+        Mutation::DropOutbox { key, .. } => outbox::give_up(c, key),
 
         Mutation::OpenTicket(ticket) => {
             committed.tickets.push(tickets::open(c, ticket)?);
@@ -267,15 +276,22 @@ fn apply_one(c: &Connection, mutation: &Mutation, committed: &mut Committed) -> 
         Mutation::AddNote { number, note } => tickets::add_note(c, *number, note),
 
         Mutation::PutConnector { name, body, expect, by, at } => settings::put(c, Kind::Connector, name, body, *expect, (by, *at)),
-        Mutation::RemoveConnector { name, expect } => settings::remove(c, Kind::Connector, name, *expect),
+        Mutation::RemoveConnector { name, expect, .. } => settings::remove(c, Kind::Connector, name, *expect),
         Mutation::PutSource { name, body, expect, by, at } => settings::put(c, Kind::Source, name, body, *expect, (by, *at)),
-        Mutation::RemoveSource { name, expect } => settings::remove(c, Kind::Source, name, *expect),
+        Mutation::RemoveSource { name, expect, .. } => settings::remove(c, Kind::Source, name, *expect),
         Mutation::PutSecret { name, sealed, expect, by, at } => settings::put(c, Kind::Secret, name, sealed, *expect, (by, *at)),
-        Mutation::RemoveSecret { name, expect } => settings::remove(c, Kind::Secret, name, *expect),
+        Mutation::RemoveSecret { name, expect, .. } => settings::remove(c, Kind::Secret, name, *expect),
 
         Mutation::AddLearning(lesson) => learning::add(c, lesson),
         Mutation::PutCached(object) => learning::put_cached(c, object),
         Mutation::DropCached { key } => learning::drop_cached(c, key),
+        Mutation::PutPreferences(preferences) => contexts::put_preferences(c, preferences),
+        Mutation::AddExchange { user, body, at, expires_at } => contexts::add_exchange(c, user, body, *at, *expires_at),
+        Mutation::ForgetUser { user, .. } => contexts::forget(c, user),
+
+        // Nothing but its entry.
+        Mutation::AddAudit { .. } => Ok(()),
+        Mutation::PutSeal { number, line, heads } => audit::put_seal(c, *number, line, heads),
         Mutation::Sweep { now, limit } => {
             committed.swept += learning::sweep(c, *now, *limit)?;
             Ok(())

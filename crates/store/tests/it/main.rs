@@ -1,7 +1,9 @@
 //! The store from outside: what it promises about batches, leases, crashes, full disks and other processes.
 
+mod audit;
 mod backup;
 mod commits;
+mod contexts;
 mod crash;
 mod damage;
 mod disk;

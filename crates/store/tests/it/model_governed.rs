@@ -207,7 +207,7 @@ fn mutation(step: &Step) -> Mutation {
         }
         Step::Lapse(now) => Mutation::LapseClaims { now: at(now), alone: None },
         Step::Retry(n) => Mutation::RetryOutbox { key: of(n), at: at(5) },
-        Step::Drop(n) => Mutation::DropOutbox { key: of(n) },
+        Step::Drop(n) => Mutation::DropOutbox { key: of(n), at: at(0) },
         Step::Create(n) => create(n, 1),
         Step::Save(n, expected, end) => {
             let status = if end { ExecutionStatus::Failed } else { ExecutionStatus::Running };

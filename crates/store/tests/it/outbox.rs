@@ -84,10 +84,10 @@ async fn messages_about_one_subject_go_one_after_the_other_and_hold_no_other_sub
     assert_eq!(due(&store, 1_000).await, ["b1"], "a refused one holds its subject only");
     assert_eq!(conflict(&store, claim("a2", 40)).await, Conflict::OutboxOrder(OutboxState::Refused));
 
-    store.commit(Mutation::DropOutbox { key: key("a1") }).await.unwrap();
+    store.commit(Mutation::DropOutbox { key: key("a1"), at: at(9) }).await.unwrap();
     assert_eq!(due(&store, 1_000).await, ["a2", "b1"], "given up by a person, it lets the others go on");
     store.commit(claim("a2", 50)).await.unwrap();
-    let claimed = store.commit(Mutation::DropOutbox { key: key("a2") }).await.unwrap_err();
+    let claimed = store.commit(Mutation::DropOutbox { key: key("a2"), at: at(9) }).await.unwrap_err();
     assert_eq!(claimed.kind, ErrorKind::Conflict);
     store.commit(sent("a2")).await.unwrap();
     assert_eq!(due(&store, 1_000).await, ["b1", "a3"]);

@@ -37,7 +37,7 @@ async fn a_setting_is_changed_only_by_who_has_seen_the_present_one() {
     assert_eq!((read.version, read.sealed.as_slice()), (1, b"\x00sealed\xff".as_slice()));
     assert!(!format!("{read:?}").contains("sealed"), "{read:?}");
     assert_eq!(store.secrets().await.unwrap(), [read]);
-    let remove = |expect| Mutation::RemoveSecret { name: "key".into(), expect };
+    let remove = |expect| Mutation::RemoveSecret { name: "key".into(), expect, by: "admin".into(), at: at(3) };
     assert_eq!(store.commit(remove(9)).await.unwrap_err().conflict(), Some(&Conflict::Version(1)));
     store.commit(remove(1)).await.unwrap();
     assert_eq!(store.commit(remove(1)).await.unwrap_err().kind, ErrorKind::NotFound);
@@ -53,7 +53,7 @@ async fn a_connector_and_a_source_stay_while_a_transfer_that_has_not_ended_is_fo
         .unwrap();
     store.commit(governed(request(1))).await.unwrap();
     let removals =
-        [Mutation::RemoveConnector { name: "partner".into(), expect: 1 }, Mutation::RemoveSource { name: "exports".into(), expect: 1 }];
+        [Mutation::RemoveConnector { name: "partner".into(), expect: 1, by: "admin".into(), at: at(3) }, Mutation::RemoveSource { name: "exports".into(), expect: 1, by: "admin".into(), at: at(3) }];
     for removal in removals.clone() {
         assert_eq!(store.commit(removal).await.unwrap_err().conflict(), Some(&Conflict::InUse(id(1))));
     }
