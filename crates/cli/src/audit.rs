@@ -133,12 +133,14 @@ impl Checking {
 }
 
 fn each_line(path: &Path, mut take: impl FnMut(&str) -> Result<(), Trouble>) -> Result<(), Trouble> {
-    let unreadable = |why: String| Trouble::usage(format!("could not read {}: {why}", path.display()), "name a file that `audit export` wrote");
+    let unreadable =
+        |why: String| Trouble::usage(format!("could not read {}: {why}", path.display()), "name a file that `audit export` wrote");
     let mut file = BufReader::new(File::open(path).map_err(|e| unreadable(e.to_string()))?);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
-        let read = std::io::Read::take(&mut file, LONGEST_LINE as u64).read_until(b'\n', &mut bytes).map_err(|e| unreadable(e.to_string()))?;
+        let read =
+            std::io::Read::take(&mut file, LONGEST_LINE as u64).read_until(b'\n', &mut bytes).map_err(|e| unreadable(e.to_string()))?;
         if read == 0 {
             return Ok(());
         }

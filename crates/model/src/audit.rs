@@ -214,7 +214,9 @@ impl Verifier {
             found.push(format!("entry {} was expected here", present.seq + 1));
         }
         if entry.prev != (present.seq > 0).then(|| present.hash.clone()) {
-            found.push("it does not follow from the entry before: one of the two was changed, or something between them is missing".to_owned());
+            found.push(
+                "it does not follow from the entry before: one of the two was changed, or something between them is missing".to_owned(),
+            );
         }
         (present.seq, present.hash) = (entry.seq, hash(line));
         if let Some((sealed, number)) = present.to_come.remove(&entry.seq)

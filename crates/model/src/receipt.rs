@@ -204,9 +204,8 @@ pub(crate) fn open_line(line: &str) -> Result<Opened, ReceiptError> {
     let body = format!("{}}}", &line[..cut]);
     let key = BASE64.decode(signature.public_key.as_bytes()).map_err(|e| ReceiptError::Key(e.to_string()))?;
     let value = BASE64.decode(signature.value.as_bytes()).map_err(|e| ReceiptError::Key(e.to_string()))?;
-    let fits = exact == tail
-        && signature.algorithm == "ed25519"
-        && UnparsedPublicKey::new(&ED25519, &key).verify(body.as_bytes(), &value).is_ok();
+    let fits =
+        exact == tail && signature.algorithm == "ed25519" && UnparsedPublicKey::new(&ED25519, &key).verify(body.as_bytes(), &value).is_ok();
     Ok(Opened { body, fingerprint: fingerprint(&key), fits })
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     CachedObject, CreateExecution, Delivery, Failure, FileRecord, GrantRecord, IdempotencyRecord, LeaseClaim, LeaseGuard, Lesson,
-    NewTicket, OutboxKey, OutboxMessage, Parked, Preferences, RequestRecord, SaveStep, SendFailure, SessionRecord, TicketNote, TransferRecord, Waiting,
-    Wish,
+    NewTicket, OutboxKey, OutboxMessage, Parked, Preferences, RequestRecord, SaveStep, SendFailure, SessionRecord, TicketNote,
+    TransferRecord, Waiting, Wish,
 };
 
 /// The most rows of one `AddFiles` or `RemoveFiles`.

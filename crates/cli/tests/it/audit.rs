@@ -58,7 +58,8 @@ async fn a_delivery_stands_in_the_audit_and_a_change_of_it_is_found() {
     let at = |event: &str| told.iter().position(|told| told == event).unwrap_or_else(|| panic!("no {event} in {told:?}"));
     let order = [at("requested"), at("state"), at("session"), at("grant"), at("file"), told.len() - 1];
     assert!(told[0] == "requested" && order.is_sorted(), "{told:?}");
-    let states: Vec<Value> = shown.objects().into_iter().filter(|entry| entry["event"] == "state").map(|entry| entry["detail"]["to"].clone()).collect();
+    let states: Vec<Value> =
+        shown.objects().into_iter().filter(|entry| entry["event"] == "state").map(|entry| entry["detail"]["to"].clone()).collect();
     assert_eq!(states, ["in_progress", "completed"]);
     let me = done(shop.run(&["transfer", "show", &id])).objects()[0]["user"].clone();
     assert_eq!((&shown.objects()[0]["by"], &shown.objects()[2]["by"]), (&me, &Value::from("fileferry")));
@@ -99,8 +100,12 @@ async fn a_delivery_stands_in_the_audit_and_a_change_of_it_is_found() {
     let found = verify(&shop, &[text(&file)], 22);
     assert_eq!((&found[0]["chain"], &found[0]["seq"]), (&Value::from(chain.as_str()), &Value::from(4)));
     // Without the seals a cut end cannot be seen in the file; the copy tells.
-    let cut: Vec<String> =
-        whole.iter().enumerate().filter(|(at, line)| *at != mine[mine.len() - 1] && !line.contains("audit-seal\"")).map(|(_, line)| line.clone()).collect();
+    let cut: Vec<String> = whole
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| *at != mine[mine.len() - 1] && !line.contains("audit-seal\""))
+        .map(|(_, line)| line.clone())
+        .collect();
     put(&cut);
     let found = verify(&shop, &[text(&file), "--seals", text(&copy)], 22);
     assert!(found[0]["what"].as_str().unwrap().contains("the end is missing"), "{found:?}");
@@ -130,7 +135,10 @@ async fn records_that_were_put_back_are_told_by_the_copy() {
     let service = serve(&shop, &copy);
     let found = verify(&shop, &["--seals", text(&copy)], 22);
     let gone = format!("transfer:{id}");
-    assert!(found.iter().any(|problem| problem["chain"] == gone.as_str() && problem["what"].as_str().unwrap().contains("missing")), "{found:?}");
+    assert!(
+        found.iter().any(|problem| problem["chain"] == gone.as_str() && problem["what"].as_str().unwrap().contains("missing")),
+        "{found:?}"
+    );
     assert!(found.iter().all(|problem| problem["chain"] != "seals"), "{found:?}");
     assert!(done(shop.run(&["audit", "export"])).out.contains("records_put_back"));
     stop(service);

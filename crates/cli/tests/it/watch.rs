@@ -188,8 +188,8 @@ async fn a_partner_that_no_file_of_a_round_reaches_is_waited_for_once_and_not_by
     });
     let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || {
-        let told = lines.by_ref().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
-        told.filter(|line| line["type"] == "watch").next().expect("the watch goes on")
+        let mut told = lines.by_ref().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+        told.find(|line| line["type"] == "watch").expect("the watch goes on")
     };
     assert_eq!(next()["state"], "watching");
     let waiting = next();

@@ -307,6 +307,14 @@ impl Scene {
         names
     }
 
+    /// The events of its chain in the audit.
+    pub fn audited(&self, id: &TransferId) -> Vec<String> {
+        let chain = model::audit::transfer_chain(id);
+        let lines = self.runtime.block_on(self.store.audit(Some(&chain), store::AuditCursor::default(), 0)).unwrap();
+        let event = |line: &store::AuditLine| serde_json::from_str::<model::audit::Entry>(&line.line).unwrap().event;
+        lines.iter().map(event).collect()
+    }
+
     pub fn tickets(&self, id: &TransferId) -> Vec<(TicketKind, String)> {
         let tickets = self.runtime.block_on(self.store.tickets(id)).unwrap();
         tickets.into_iter().map(|ticket| (ticket.kind, ticket.state.as_str().to_owned())).collect()

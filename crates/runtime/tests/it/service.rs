@@ -310,7 +310,7 @@ fn a_ticket_system_that_is_away_delays_the_words_and_nothing_else() {
     running.stop();
 }
 
-// Mutation: the gate goes on whatever the connector says.
+// Mutations: the gate goes on whatever the connector says; it enters nothing into the audit.
 #[test]
 fn a_connector_decides_what_an_outage_of_the_ticket_system_does_before_publishing() {
     for (agreed, end) in [(WhenUnreachable::Go, TransferState::Completed), (WhenUnreachable::Hold, TransferState::Held)] {
@@ -331,6 +331,8 @@ fn a_connector_decides_what_an_outage_of_the_ticket_system_does_before_publishin
         scene.until("bytes travel", || scene.partner.recorder().bytes_written() > 1 << 20);
         away.is_mute.store(true, SeqCst);
         assert_eq!(scene.rests(&id), end, "{:#?}", scene.history(&id));
+        let unasked = scene.audited(&id).iter().filter(|event| *event == "tickets_not_asked").count();
+        assert_eq!(unasked, usize::from(agreed == WhenUnreachable::Go), "an auditor sees what was published unasked");
         running.stop();
     }
 }

@@ -90,9 +90,8 @@ fn told<'a>(mutation: &'a Mutation, was: Option<&str>) -> Option<Told<'a>> {
         detail.retain(|_, value| !value.is_null());
         Some(Told { event, at, by: None, detail })
     };
-    let setting = |event: &'a str, detail: Value, (by, at): (&'a str, Timestamp)| {
-        tell(event, at, detail).map(|told| Told { by: Some(by), ..told })
-    };
+    let setting =
+        |event: &'a str, detail: Value, (by, at): (&'a str, Timestamp)| tell(event, at, detail).map(|told| Told { by: Some(by), ..told });
     let saved = |event: &'a str, kind: &str, name: &str, (body, expect): (&str, Option<u32>), by: (&'a str, Timestamp)| {
         // Secrets in it are references.
         let settings: Value = serde_json::from_str(body).unwrap_or_else(|_| body.into());
@@ -153,9 +152,7 @@ fn told<'a>(mutation: &'a Mutation, was: Option<&str>) -> Option<Told<'a>> {
         M::PutConnector { name, body, expect, by, at } => saved("connector_saved", "connector", name, (body, *expect), (by, *at)),
         M::PutSource { name, body, expect, by, at } => saved("source_saved", "source", name, (body, *expect), (by, *at)),
         // Not even a hash of what is sealed.
-        M::PutSecret { name, expect, by, at, .. } => {
-            setting("secret_saved", json!({"secret": name, "version": next(*expect)}), (by, *at))
-        }
+        M::PutSecret { name, expect, by, at, .. } => setting("secret_saved", json!({"secret": name, "version": next(*expect)}), (by, *at)),
         M::RemoveConnector { name, by, at, .. } => setting("connector_removed", json!({"connector": name}), (by, *at)),
         M::RemoveSource { name, by, at, .. } => setting("source_removed", json!({"source": name}), (by, *at)),
         M::RemoveSecret { name, by, at, .. } => setting("secret_removed", json!({"secret": name}), (by, *at)),
@@ -183,7 +180,8 @@ fn short(text: &str) -> String {
 
 /// State and wish of a transfer that has a request.
 fn governed(c: &Connection, transfer: &TransferId) -> Result<Option<(String, String)>> {
-    let mut statement = c.prepare_cached("SELECT r.state, r.wish FROM requests r JOIN transfers t ON t.seq = r.transfer WHERE t.id = ?1")?;
+    let mut statement =
+        c.prepare_cached("SELECT r.state, r.wish FROM requests r JOIN transfers t ON t.seq = r.transfer WHERE t.id = ?1")?;
     Ok(statement.query_row([transfer.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 

@@ -17,9 +17,8 @@ fn fits(body: &str) -> Result<()> {
 }
 
 fn put(c: &Connection, user: &str, exchange: u64, body: &str, (at, expires_at): (Timestamp, Timestamp)) -> Result<()> {
-    c.prepare_cached("INSERT OR REPLACE INTO user_contexts (user, exchange, body, at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-        params![user, int(exchange), body, nanos(at), nanos(expires_at)],
-    )?;
+    c.prepare_cached("INSERT OR REPLACE INTO user_contexts (user, exchange, body, at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![user, int(exchange), body, nanos(at), nanos(expires_at)])?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// "FFry": marks the file as ours.
 const APPLICATION: i32 = 0x4646_7279;
-const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
+const STEPS: &[&str] =
+    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
 
 /// Refuses, without writing, a file of a newer version or of another program.
 pub(super) fn check(connection: &Connection) -> Result<()> {

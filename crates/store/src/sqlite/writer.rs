@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Options;
 use super::settings::Kind;
 use super::{
-    audit, contexts, deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings, slots, tickets,
-    transfers,
+    audit, contexts, deliveries, destinations, executions, files, learning, leases, open_writer, outbox, requests, sessions, settings,
+    slots, tickets, transfers,
 };
 use crate::{Batch, Committed, Error, ErrorKind, MAX_MUTATIONS, Mutation, Result};
 

@@ -89,7 +89,10 @@ async fn a_chain_tells_what_was_done_with_a_transfer_and_by_whom() {
         events(&entries),
         ["requested", "state in_progress", "wish pause", "file delivered", "file failed", "state failed"].map(String::from)
     );
-    assert_eq!(entries.iter().map(|entry| entry.by.as_str()).collect::<Vec<_>>(), ["mia", "fileferry", "max", "fileferry", "fileferry", "fileferry"]);
+    assert_eq!(
+        entries.iter().map(|entry| entry.by.as_str()).collect::<Vec<_>>(),
+        ["mia", "fileferry", "max", "fileferry", "fileferry", "fileferry"]
+    );
     assert_eq!(entries[3].detail["receipt_sha256"], audit::hash("{\"file\":0}").as_str());
     assert_eq!((&entries[5].detail["from"], &entries[5].detail["class"]), (&json!("in_progress"), &json!("dest_no_space")));
     assert_eq!(entries[4].detail["error"].as_str().unwrap().len(), 300);
@@ -127,7 +130,10 @@ async fn settings_stand_in_the_chain_of_their_day_without_their_secrets() {
     store.commit(Mutation::AddAudit { transfer: None, event: "service_stopped".into(), detail: Map::new(), at }).await.unwrap();
     let first = entries(&store, "day:2023-11-14").await;
     assert_eq!(events(&first), ["secret_saved", "connector_saved"]);
-    assert_eq!((first[1].by.as_str(), &first[1].detail["version"], &first[1].detail["settings"]["url"]), ("mia", &json!(1), &json!("sftp://u@h/")));
+    assert_eq!(
+        (first[1].by.as_str(), &first[1].detail["version"], &first[1].detail["settings"]["url"]),
+        ("mia", &json!(1), &json!("sftp://u@h/"))
+    );
     let second = entries(&store, "day:2023-11-15").await;
     assert_eq!((events(&second), second[0].by.as_str()), (vec!["connector_removed".into(), "service_stopped".into()], "max"));
     let all = store.audit(None, AuditCursor::default(), 0).await.unwrap();

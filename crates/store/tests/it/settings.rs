@@ -52,8 +52,10 @@ async fn a_connector_and_a_source_stay_while_a_transfer_that_has_not_ended_is_fo
         .await
         .unwrap();
     store.commit(governed(request(1))).await.unwrap();
-    let removals =
-        [Mutation::RemoveConnector { name: "partner".into(), expect: 1, by: "admin".into(), at: at(3) }, Mutation::RemoveSource { name: "exports".into(), expect: 1, by: "admin".into(), at: at(3) }];
+    let removals = [
+        Mutation::RemoveConnector { name: "partner".into(), expect: 1, by: "admin".into(), at: at(3) },
+        Mutation::RemoveSource { name: "exports".into(), expect: 1, by: "admin".into(), at: at(3) },
+    ];
     for removal in removals.clone() {
         assert_eq!(store.commit(removal).await.unwrap_err().conflict(), Some(&Conflict::InUse(id(1))));
     }
