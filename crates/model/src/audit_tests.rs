@@ -136,6 +136,9 @@ fn seals_are_whole_follow_each_other_and_are_signed_by_whom_is_trusted() {
     assert_eq!(first(&verify(&seals[1..], &entries)), ("seals", 2), "the first is missing");
     let swapped = [seals[1].clone(), seals[0].clone()];
     assert_eq!(first(&verify(&swapped, &entries)), ("seals", 2));
+    let elsewhere = Seal::line(&key(), 2, at(60), Some(hash("another seal")), vec![head(&entries, 4)]).unwrap();
+    let found = verify(&[seals[0].clone(), elsewhere], &entries);
+    assert!(first(&found) == ("seals", 2) && found.problems[0].what.contains("does not follow"), "{found:?}");
     let changed = [seals[0].replacen("transfer:b", "transfer:c", 1), seals[1].clone()];
     assert!(verify(&changed, &entries).problems[0].what.contains("signature"));
     // A receipt's signature is none of a seal.

@@ -66,6 +66,10 @@ impl Stage {
         ensure!(!self.file("governed/contract.pdf").exists(), "bytes were sent without an approval");
         self.expect(0, &["transfer", "cancel", &held])?;
 
+        title("13. Who did what, from the request to the last ticket, and that nobody has changed it since");
+        self.expect(0, &["audit", "show", &id])?;
+        self.expect(0, &["audit", "verify"])?;
+
         service.stop()
     }
 

@@ -197,3 +197,50 @@ async fn records_that_are_locked_for_ten_seconds_delay_work_and_fail_none() {
     assert!(other.wait().unwrap().success());
     assert_delivered(&shop, &server, &[(&id, "big", &content), (&late, "late", b"late")]);
 }
+
+/// Runs this on the state file, which nobody has open.
+fn changed(file: &Path, sql: &str) {
+    let script = "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).executescript(sys.argv[2])\n";
+    let done = Command::new("python3").args(["-c", script, text(file), sql]).status().unwrap();
+    assert!(done.success());
+}
+
+// SEMANTICS S55: "A state file that a newer version wrote is refused and not touched; one of an older version goes on with its rows."
+// E8. Mutations: `migrate_along` sets the version alone; `check_against` lets a higher version pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_the_version_before_go_on_with_what_was_under_way_and_newer_ones_are_left_alone() {
+    let shop = shop().await;
+    let content = content(24 * MIB);
+    shop.bucket.put("out/big", content.clone());
+    shop.server.set_bandwidth(Some(8 * MIB));
+    let mut service = serve(&shop);
+    let server = partner(&shop).await;
+    connect(&shop, &server, &[]);
+    let id = id_of(&done(submit(&shop, "big")));
+    wait_until("a part of it", || shop.server.bytes_served("out/big") > 10 * MIB);
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    let file = data(&shop).join("fileferry.db");
+    // What schema 4 has added is gone: so the version before has left it, in the middle of a transfer.
+    changed(&file, "DROP TABLE audit; DROP TABLE audit_heads; DROP TABLE seals; DROP TABLE user_contexts; PRAGMA user_version = 3;");
+    std::fs::remove_file(data(&shop).join("audit-seals.jsonl")).unwrap();
+    shop.server.set_bandwidth(None);
+    let served = shop.server.bytes_served("out/big");
+    let service = serve(&shop);
+    done(shop.run(&["transfer", "watch", &id]));
+    assert_delivered(&shop, &server, &[(&id, "big", &content)]);
+    let again = shop.server.bytes_served("out/big") - served;
+    assert!(again < content.len() as u64, "it began from nothing: {again}");
+    // The chain begins in the middle, and is whole from there.
+    let shown = done(shop.run(&["audit", "show", &id])).objects();
+    assert!(shown.iter().all(|entry| entry["event"] != "requested") && shown.iter().any(|entry| entry["event"] == "file"), "{shown:?}");
+    done(shop.run(&["audit", "verify"]));
+    signal(service.child.id(), "TERM");
+    drop(service);
+
+    changed(&file, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA user_version = 99;");
+    let before = std::fs::read(&file).unwrap();
+    let refused = shop.run(&["serve"]);
+    assert!(refused.code != 0 && refused.err.contains("a newer FileFerry wrote it"), "{}{}", refused.out, refused.err);
+    assert!(std::fs::read(&file).unwrap() == before, "it was touched");
+}

@@ -3,15 +3,16 @@
 //!
 //! `FILEFERRY_KILLS` says how many kills (12 without it), `FILEFERRY_SEED` repeats the moments of a run.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
+use model::audit::{self, Entry};
 use model::{TicketKind, TransferId, TransferState};
 use serde_json::Value;
-use store::{ExecutionQuery, OutboxState, Store};
+use store::{AuditCursor, ExecutionQuery, OutboxState, Store};
 use testkit::s3::Content;
 use testkit::sshd::SshdOptions;
 
@@ -220,6 +221,16 @@ impl Stage {
     }
 }
 
+async fn audited(store: &Store, id: &TransferId) -> Vec<Entry> {
+    let (chain, mut after, mut entries) = (audit::transfer_chain(id), AuditCursor::default(), Vec::new());
+    loop {
+        let page = store.audit(Some(&chain), after, 0).await.unwrap();
+        let Some(last) = page.last() else { return entries };
+        after = last.into();
+        entries.extend(page.iter().map(|line| serde_json::from_str::<Entry>(&line.line).unwrap()));
+    }
+}
+
 /// Everything that must hold of transfers that have ended.
 async fn judge(stage: &Stage, orders: &[Order], kills: u64, last: u32) {
     let there = files_below(&stage.site.disk);
@@ -271,6 +282,25 @@ async fn judge(stage: &Stage, orders: &[Order], kills: u64, last: u32) {
             succeeded += usize::from(ends == ["ExecutionSucceeded"]);
         }
         assert_eq!(succeeded, 1, "{what}");
+        // Every state, each from the one before; every file once, under the receipt that the partner has.
+        let chain = audited(&store, &id).await;
+        assert_eq!(chain[0].event, "requested", "{what}");
+        let mut state = "pending".to_owned();
+        for entry in chain.iter().filter(|entry| entry.event == "state") {
+            let from = entry.detail["from"].as_str().unwrap();
+            assert!(
+                from == state || (state == "pending" && from == "held"),
+                "{what}: to {} from {from}, not from {state}",
+                entry.detail["to"]
+            );
+            state = entry.detail["to"].as_str().unwrap().to_owned();
+        }
+        assert_eq!(state, "completed", "{what}");
+        let signed: BTreeSet<String> = receipts.iter().map(|(_, line)| audit::hash(line)).collect();
+        let named =
+            chain.iter().filter(|entry| entry.event == "file").map(|entry| entry.detail["receipt_sha256"].as_str().unwrap().to_owned());
+        let named: Vec<String> = named.collect();
+        assert_eq!((named.len(), named.into_iter().collect::<BTreeSet<_>>()), (signed.len(), signed), "{what}");
         // Each notice once; or perhaps, which the records say.
         for (_, message) in store.outbox(&[], Some(&id), 0, 1_000).await.unwrap() {
             let key = message.key.to_string();
@@ -344,6 +374,8 @@ async fn a_service_killed_at_random_delivers_everything_once_and_says_it_once() 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     watching.close().await.unwrap();
+    let verified = stage.run(&["audit", "verify", "--seals", text(&stage.data().join("audit-seals.jsonl"))]);
+    assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
     signal(service.child.id(), "TERM");
     assert_eq!(service.child.wait().unwrap().code(), Some(0), "{}", service.said());
     judge(&stage, &orders, kills, service.child.id()).await;

@@ -13,7 +13,7 @@ use store::{OutboxState, Wish};
 
 use crate::scene::{CANARY, PATIENCE, Scene, pattern, text};
 
-const STEPS: [&str; 9] = [
+pub const STEPS: [&str; 9] = [
     "ValidateInput",
     "AuthenticateSSO",
     "DownloadFromS3",

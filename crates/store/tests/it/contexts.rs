@@ -31,7 +31,8 @@ async fn a_conversation_is_read_backwards_in_pages_and_belongs_to_one_user() {
         seen.extend(page.into_iter().map(|exchange| (exchange.number, exchange.body)));
     }
     assert_eq!(seen, [5, 4, 3, 2, 1].map(|number| (number, number.to_string())));
-    assert_eq!(store.exchanges("max", None, 0, at(6)).await.unwrap().len(), 1);
+    let others = store.exchanges("max", None, 0, at(6)).await.unwrap();
+    assert_eq!(others.iter().map(|exchange| exchange.number).collect::<Vec<_>>(), [1]);
     assert_eq!(store.preferences("mia", at(6)).await.unwrap().unwrap().body, "{\"locale\":\"fr\"}");
     assert_eq!(store.preferences("max", at(6)).await.unwrap(), None);
 
