@@ -1,10 +1,12 @@
-//! Executions: a head with frames and history. `save_step` is the hot path: one update by name, one row a frame and event.
+//! Executions: a head with frames and history. `save_step` is the hot path: one update by name, one row a frame, one for the events of a step.
+
+use std::borrow::Cow;
 
 use model::ExecutionStatus;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::transfers::page_size;
-use super::value::{Columns, int, nanos};
+use super::value::{Columns, int, nanos, time_from};
 use crate::{
     Conflict, CreateExecution, Error, ErrorKind, ExecutionQuery, ExecutionRecord, Frame, HistoryRow, OpenExecution, Result, SaveStep, Store,
 };
@@ -84,13 +86,29 @@ fn put_frames(c: &Connection, seq: i64, frames: &[Frame]) -> Result<()> {
     Ok(())
 }
 
+/// The events of one step are one row, under the number of its last: five rows cost four more searches and as many more
+/// entries of the tree. A row of several has no kind of its own; its body is a list.
 fn add_history(c: &Connection, seq: i64, history: &[HistoryRow]) -> Result<()> {
     let mut add = c.prepare_cached("INSERT INTO history (execution, id, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for row in history {
-        add.execute(params![seq, int(row.id), nanos(row.at), row.kind, row.body])?;
+    match history {
+        [] => {}
+        [row] => {
+            add.execute(params![seq, int(row.id), nanos(row.at), row.kind, row.body])?;
+        }
+        [.., last] => {
+            let events: Vec<Packed<'_>> = history.iter().map(|row| (row.id, nanos(row.at), (&*row.kind).into(), (&*row.body).into())).collect();
+            let body = serde_json::to_string(&events).expect("numbers and texts are plain data");
+            add.execute(params![seq, int(last.id), nanos(last.at), SEVERAL, body])?;
+        }
     }
     Ok(())
 }
+
+/// Id, time, kind, body.
+type Packed<'a> = (u64, i64, Cow<'a, str>, Cow<'a, str>);
+
+/// The kind of a row that holds several events.
+const SEVERAL: &str = "";
 
 struct Present {
     seq: i64,
@@ -201,12 +219,26 @@ fn list(c: &Connection, query: &ExecutionQuery) -> Result<Vec<ExecutionRecord>> 
 
 fn history(c: &Connection, name: &str, after: u64, limit: u32) -> Result<Vec<HistoryRow>> {
     let Some(Present { seq, .. }) = maybe_present(c, name)? else { return Ok(Vec::new()) };
-    let mut statement = c.prepare_cached("SELECT id, at, kind, body FROM history WHERE execution = ?1 AND id > ?2 ORDER BY id LIMIT ?3")?;
-    let rows = statement.query_map(params![seq, int(after), page_size(limit)], |row| {
+    let limit = page_size(limit) as usize;
+    let mut statement = c.prepare_cached("SELECT id, at, kind, body FROM history WHERE execution = ?1 AND id > ?2 ORDER BY id")?;
+    let mut rows = statement.query(params![seq, int(after)])?;
+    let mut events = Vec::new();
+    while events.len() < limit
+        && let Some(row) = rows.next()?
+    {
         let mut columns = Columns::of(row);
-        Ok(HistoryRow { id: columns.number()?, at: columns.time()?, kind: columns.take()?, body: columns.take()? })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let (id, at, kind, body): (_, _, String, String) = (columns.number()?, columns.time()?, columns.take()?, columns.take()?);
+        if kind == SEVERAL {
+            let packed: Vec<Packed<'_>> = serde_json::from_str(&body).map_err(|e| Error::bare(ErrorKind::Corrupt).because(e))?;
+            // A page may have ended among them.
+            let packed = packed.into_iter().filter(|(id, ..)| *id > after);
+            events.extend(packed.map(|(id, at, kind, body)| HistoryRow { id, at: time_from(at), kind: kind.into(), body: body.into() }));
+        } else {
+            events.push(HistoryRow { id, at, kind, body });
+        }
+    }
+    events.truncate(limit);
+    Ok(events)
 }
 
 impl Store {

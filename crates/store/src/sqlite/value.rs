@@ -65,7 +65,7 @@ impl<'r, 's> Columns<'r, 's> {
     }
 }
 
-fn time_from(nanos: i64) -> Timestamp {
+pub(super) fn time_from(nanos: i64) -> Timestamp {
     Timestamp::from_nanosecond(nanos.into()).expect("64 bits of nanoseconds lie within the range of a timestamp")
 }
 
