@@ -52,15 +52,18 @@ impl Logins for StoreLogins {
             )));
         }
         let now = Timestamp::now();
+        let open_until = now.checked_add(BREAKER_OPEN).unwrap_or(now);
         match record.breaker_open_until {
-            Some(until) if until > now => Err(transfer::Error::new(ErrorClass::DestUnreachable, "connect to", server()).because(format!(
-                "{} connections in a row failed; the next try is made after {}",
-                record.breaker_failures,
-                until.strftime("%H:%M:%S UTC")
-            ))),
+            // One that is to be open longer than that was opened before the clock was set back.
+            Some(until) if until > now && until <= open_until => {
+                Err(transfer::Error::new(ErrorClass::DestUnreachable, "connect to", server()).because(format!(
+                    "{} connections in a row failed; the next try is made after {}",
+                    record.breaker_failures,
+                    until.strftime("%H:%M:%S UTC")
+                )))
+            }
             // Half open: one of all processes tries, the others wait for what it finds.
             Some(_) => {
-                let open_until = now.checked_add(BREAKER_OPEN).unwrap_or(now);
                 let probe = Mutation::BreakerProbe { destination: self.destination.clone(), now, open_until };
                 match self.store.commit(probe).await {
                     Ok(_) => Ok(()),

@@ -8,7 +8,7 @@ use integrations::notice::Notice;
 use integrations::{Fault, Notifier, TicketChange, TicketSystem};
 use jiff::{SignedDuration, Timestamp};
 use model::ErrorClass;
-use store::{Delivering, Mutation, OutboxRecord, SendFailure, Store};
+use store::{Delivering, LONGEST_PAUSE, Mutation, OutboxRecord, SendFailure, Store};
 use workflow::executor::Clock;
 
 use crate::error::{Error, Result};
@@ -18,7 +18,6 @@ use crate::tasks::{NoticeWords, TICKETS, TicketWords};
 /// A claim that is not settled by then belongs to a sender that died.
 const CLAIM: SignedDuration = SignedDuration::from_secs(60);
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(2);
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(300);
 
 /// Everything outside that can be told something.
 #[derive(Clone)]
@@ -78,7 +77,7 @@ impl Outlets {
 }
 
 fn how(fault: &Fault, delivering: Delivering, attempt: u32, now: Timestamp) -> SendFailure {
-    let wait = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(LONGEST_WAIT);
+    let wait = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
     let again = SendFailure::Again { next_at: now.checked_add(wait).unwrap_or(now) };
     match (fault, delivering) {
         (Fault::Refused(_), _) => SendFailure::Refused,
@@ -99,6 +98,6 @@ mod tests {
         assert!(matches!(how(&unknown, Delivering::AtLeastOnce, 1, now), SendFailure::Again { .. }));
         assert_eq!(how(&Fault::Refused("gone".into()), Delivering::AtLeastOnce, 1, now), SendFailure::Refused);
         let SendFailure::Again { next_at } = how(&Fault::Unavailable("away".into()), Delivering::AtMostOnce, 40, now) else { panic!() };
-        assert_eq!(next_at.duration_since(now), LONGEST_WAIT);
+        assert_eq!(next_at.duration_since(now), LONGEST_PAUSE);
     }
 }

@@ -17,7 +17,7 @@ pub use record::audit::{AuditCursor, AuditLine};
 pub use record::context::{Exchange, LONGEST_CONTEXT, Preferences};
 pub use record::execution::{CreateExecution, ExecutionQuery, ExecutionRecord, Frame, HistoryRow, OpenExecution, SaveStep};
 pub use record::learning::{CachedObject, LearningRecord, Lesson};
-pub use record::outbox::{Delivering, OutboxKey, OutboxMessage, OutboxRecord, OutboxState, SendFailure};
+pub use record::outbox::{Delivering, LONGEST_PAUSE, OutboxKey, OutboxMessage, OutboxRecord, OutboxState, SendFailure};
 pub use record::request::{Approval, IdempotencyRecord, QueueCount, Request, RequestQuery, RequestRecord, Waiting, Wish};
 pub use record::session::{GrantRecord, LONGEST_SESSION, SessionRecord, SessionRefusal};
 pub use record::setting::{SecretRecord, SettingRecord};

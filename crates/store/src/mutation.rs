@@ -164,7 +164,7 @@ pub enum Mutation {
         destination: String,
     },
     /// Claims the one probe of a breaker whose time is over, and keeps it open for others until `open_until`.
-    /// `Conflict` if it is not open, or still is at `now`.
+    /// `Conflict` if it is not open, or still is at `now`. One that is to be open longer than that began under another clock.
     BreakerProbe {
         destination: String,
         now: Timestamp,
@@ -257,8 +257,8 @@ pub enum Mutation {
 
     /// No change if the key is there, whatever became of it.
     AddOutbox(Box<OutboxMessage>),
-    /// Counts an attempt. `Conflict` unless it waits, its time has come, and nothing earlier for the same target and
-    /// subject waits, is claimed or was refused.
+    /// Counts an attempt. `Conflict` unless it waits, its time has come or lies beyond [`crate::LONGEST_PAUSE`], and nothing
+    /// earlier for the same target and subject waits, is claimed or was refused.
     ClaimOutbox {
         key: OutboxKey,
         by: String,
@@ -278,7 +278,7 @@ pub enum Mutation {
         error: String,
         at: Timestamp,
     },
-    /// Claims whose time is over, and, if `alone` names a claimer, those of everybody else: it must be the only one alive.
+    /// Claims whose time is over or lies beyond [`crate::LONGEST_PAUSE`], and, if `alone` names a claimer, those of everybody else: it must be the only one alive.
     /// At-least-once messages wait again from `now` on, at-most-once ones are `unconfirmed`.
     LapseClaims {
         now: Timestamp,

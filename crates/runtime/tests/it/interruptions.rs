@@ -111,8 +111,10 @@ fn a_cancel_at_every_step_ends_once_and_leaves_a_whole_file_or_none() {
     }
 }
 
-// E5. Mutations: a session that is too late ends the execution instead of being minted anew; a lease is given up for its time
-// although nobody took it.
+// SEMANTICS S85: "A clock that is set, by an hour either way or to 1970, at any step of a transfer of the service neither fails nor
+// doubles it, nor does it keep a message waiting."
+// E5. Mutations: a session that is too late ends the execution instead of being minted anew; a message waits for a time beyond
+// the longest pause (`farthest` in the outbox).
 #[test]
 fn a_clock_that_is_set_at_any_step_neither_fails_a_transfer_nor_lengthens_anything() {
     let to_1970 = -Timestamp::now().as_second() / 3_600;

@@ -1,10 +1,13 @@
 //! What is to be said to other systems, written down together with its reason.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::TransferId;
 use serde::{Deserialize, Serialize};
 
 use super::words::words;
+
+/// No message waits longer between two attempts. One that seems to was put off under a clock that was set back since, and is due.
+pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(300);
 
 /// One side effect. A step that runs twice makes the same key twice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -39,7 +39,9 @@ pub(super) fn breaker_success(c: &Connection, key: &str) -> Result<()> {
 
 pub(super) fn breaker_probe(c: &Connection, key: &str, now: Timestamp, open_until: Timestamp) -> Result<()> {
     let claimed = c
-        .prepare_cached("UPDATE destinations SET breaker_open_until = ?3 WHERE key = ?1 AND breaker_open_until <= ?2")?
+        .prepare_cached(
+            "UPDATE destinations SET breaker_open_until = ?3 WHERE key = ?1 AND (breaker_open_until <= ?2 OR breaker_open_until > ?3)",
+        )?
         .execute(params![key, nanos(now), nanos(open_until)])?;
     if claimed == 1 { Ok(()) } else { Err(Conflict::Breaker.into()) }
 }

@@ -96,7 +96,8 @@ fn add_history(c: &Connection, seq: i64, history: &[HistoryRow]) -> Result<()> {
             add.execute(params![seq, int(row.id), nanos(row.at), row.kind, row.body])?;
         }
         [.., last] => {
-            let events: Vec<Packed<'_>> = history.iter().map(|row| (row.id, nanos(row.at), (&*row.kind).into(), (&*row.body).into())).collect();
+            let events: Vec<Packed<'_>> =
+                history.iter().map(|row| (row.id, nanos(row.at), (&*row.kind).into(), (&*row.body).into())).collect();
             let body = serde_json::to_string(&events).expect("numbers and texts are plain data");
             add.execute(params![seq, int(last.id), nanos(last.at), SEVERAL, body])?;
         }

@@ -6,7 +6,14 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::transfers::page_size;
 use super::value::{Columns, nanos};
-use crate::{Conflict, Delivering, Error, ErrorKind, OutboxKey, OutboxMessage, OutboxRecord, OutboxState, Result, SendFailure, Store};
+use crate::{
+    Conflict, Delivering, Error, ErrorKind, LONGEST_PAUSE, OutboxKey, OutboxMessage, OutboxRecord, OutboxState, Result, SendFailure, Store,
+};
+
+/// The latest time that a message waits for. What lies beyond it was put off before the clock was set back.
+fn farthest(now: Timestamp) -> Timestamp {
+    now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX)
+}
 
 /// While it is so, later ones for the same subject stay back.
 fn holds(state: OutboxState) -> bool {
@@ -50,7 +57,7 @@ fn conflict(record: &OutboxRecord) -> Error {
 
 pub(super) fn claim(c: &Connection, key: &OutboxKey, by: &str, now: Timestamp, until: Timestamp) -> Result<()> {
     let (seq, record) = present(c, key)?;
-    if record.state != OutboxState::Waiting || record.next_at > now {
+    if record.state != OutboxState::Waiting || (record.next_at > now && record.next_at <= farthest(now)) {
         return Err(conflict(&record));
     }
     let mut earlier =
@@ -121,9 +128,9 @@ pub(super) fn lapse(c: &Connection, now: Timestamp, alone: Option<&str>) -> Resu
         "UPDATE outbox SET state = iif(delivering = 'at-least-once', 'waiting', 'unconfirmed'), holds = delivering = 'at-least-once',
              next_at = iif(delivering = 'at-least-once', ?1, next_at), error = 'the sender did not say what became of it', updated_at = ?1,
              claimed_by = NULL, claimed_until = NULL
-         WHERE state = 'claimed' AND (claimed_until <= ?1 OR (?2 IS NOT NULL AND claimed_by IS NOT ?2))",
+         WHERE state = 'claimed' AND (claimed_until <= ?1 OR claimed_until > ?3 OR (?2 IS NOT NULL AND claimed_by IS NOT ?2))",
     )?
-    .execute(params![nanos(now), alone])?;
+    .execute(params![nanos(now), alone, nanos(farthest(now))])?;
     Ok(())
 }
 
@@ -183,12 +190,12 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<(i64, OutboxRecord)> {
 
 fn due(c: &Connection, now: Timestamp, limit: u32) -> Result<Vec<OutboxRecord>> {
     let mut statement = c.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM outbox AS late WHERE state = 'waiting' AND next_at <= ?1
+        "SELECT {COLUMNS} FROM outbox AS late WHERE state = 'waiting' AND (next_at <= ?1 OR next_at > ?3)
              AND NOT EXISTS (SELECT 1 FROM outbox AS early WHERE early.target = late.target AND early.subject = late.subject
                  AND early.seq < late.seq AND early.holds = 1)
          ORDER BY next_at, seq LIMIT ?2"
     ))?;
-    let rows = statement.query_map(params![nanos(now), page_size(limit)], from_row)?;
+    let rows = statement.query_map(params![nanos(now), page_size(limit), nanos(farthest(now))], from_row)?;
     Ok(rows.map(|row| row.map(|(_, record)| record)).collect::<rusqlite::Result<_>>()?)
 }
 

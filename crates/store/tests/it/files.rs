@@ -138,6 +138,8 @@ async fn a_destination_keeps_parking_breaker_and_profile_apart() {
     assert_eq!(store.commit(probe(59, 120)).await.unwrap_err().conflict(), Some(&Conflict::Breaker));
     store.commit(probe(60, 120)).await.unwrap();
     assert_eq!(store.commit(probe(61, 130)).await.unwrap_err().kind, ErrorKind::Conflict, "one probe at a time");
+    // The clock is set back an hour: nobody waits for what was meant under the other one.
+    store.commit(probe(-3_600, -3_540)).await.unwrap();
     let parked = Parked { credential: "SHA256:x".into(), reason: "refused".into(), at: at(1) };
     store.commit(Mutation::Park { destination: destination(), parked: parked.clone() }).await.unwrap();
     store.commit(Mutation::SaveProfile { destination: destination(), profile: Some("{}".into()) }).await.unwrap();
@@ -145,7 +147,7 @@ async fn a_destination_keeps_parking_breaker_and_profile_apart() {
         key: destination(),
         parked: Some(parked),
         breaker_failures: 2,
-        breaker_open_until: Some(at(120)),
+        breaker_open_until: Some(at(-3_540)),
         profile: Some("{}".into()),
     };
     assert_eq!(store.destination(&destination()).await.unwrap(), Some(expected.clone()));

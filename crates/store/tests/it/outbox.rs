@@ -147,3 +147,23 @@ async fn what_a_dead_sender_claimed_is_sent_again_or_left_unconfirmed_by_its_kin
     assert_eq!(next.iter().map(|(_, record)| record.key.purpose.as_str()).collect::<Vec<_>>(), ["chat2"]);
     assert_eq!(store.outbox(&[], Some(&id(2)), 0, 0).await.unwrap(), []);
 }
+
+// E5. Mutations: `due`, `claim` or `lapse` look at no time beyond the longest pause: then a message waits until the clock has come
+// back to where it was.
+#[tokio::test]
+async fn a_clock_that_was_set_back_keeps_no_message_and_no_claim_waiting() {
+    let store = Store::open_in_memory().await.unwrap();
+    let hour = 3_600;
+    store.commit(add("a", "T1", AtLeastOnce)).await.unwrap();
+    store.commit(claim("a", hour)).await.unwrap();
+    store.commit(failed("a", 1, SendFailure::Again { next_at: at(hour + 300) })).await.unwrap();
+    assert_eq!(due(&store, hour + 1).await, [] as [&str; 0], "a pause is waited for");
+    assert_eq!(due(&store, hour).await, [] as [&str; 0], "also the longest");
+    // One hour back, and then to 1970.
+    assert_eq!(due(&store, 0).await, ["a"]);
+    assert_eq!(store.due_outbox(jiff::Timestamp::UNIX_EPOCH, 0).await.unwrap().len(), 1);
+    store.commit(claim("a", 0)).await.unwrap();
+    store.commit(Mutation::LapseClaims { now: at(-hour), alone: None }).await.unwrap();
+    assert_eq!(read(&store, "a").await.state, OutboxState::Waiting);
+    assert_eq!(due(&store, -hour).await, ["a"]);
+}

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Mutation, OutboxKey};
+use store::{LONGEST_PAUSE, Mutation, OutboxKey};
 
 use super::server::{Dynamo, TABLE, key};
 
@@ -154,11 +154,12 @@ pub fn items(db: &Dynamo, mutation: &Mutation) -> Items {
                 ("claimed", text("claimed")),
                 ("waiting", text("waiting")),
                 ("now", number(nanos(*now))),
+                ("far", number(nanos(*now + LONGEST_PAUSE))),
                 ("until", number(nanos(*until))),
                 ("one", number(1)),
             ];
             let update = "SET #state = :claimed, claimed_until = :until ADD attempts :one";
-            let own = item(&message(key), "-", update, "#state = :waiting AND next_at <= :now", &values);
+            let own = item(&message(key), "-", update, "#state = :waiting AND (next_at <= :now OR next_at > :far)", &values);
             vec![named(own, &[("#state", "state")]), item(of, "-", "", "head = :place", &[("place", number(place))])]
         }
         Mutation::MarkSent { key, .. } => match db.get(&message(key), "-")["state"].as_str() {
