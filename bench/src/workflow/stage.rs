@@ -100,7 +100,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn open(directory: &Path, commit_delay: Duration) -> Result<Self> {
-        let options = store::Options { commit_delay, ..store::Options::default() };
+        let options = store::Options { commit_delay, ..store::Options::of_service() };
         let store = Store::open_with(directory.join("state.db"), options).await?;
         let journal = Arc::new(Counting {
             inner: StoreJournal::new(store.clone(), None),

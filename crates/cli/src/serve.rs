@@ -31,7 +31,7 @@ pub async fn serve(args: &ServeArgs, environment: &Environment, screen: &Screen)
     .map_err(|error| failed(format!("could not listen for signals: {error}")))?;
     // Before anything is opened: two services on one directory would undo each other's work.
     let lock = ServerLock::take(&data).map_err(taken)?;
-    let store = Store::open(data.join(RECORDS)).await?;
+    let store = Store::open_with(data.join(RECORDS), store::Options::of_service()).await?;
     let key_file =
         args.secret_key_file.as_deref().map_or_else(|| data.join(sealing::FILE), |path| environment.working.join(environment.expand(path)));
     let vault = Arc::new(Vault::load(&store, sealing::load_or_create(&key_file)?).await?);

@@ -86,30 +86,28 @@ fn put_frames(c: &Connection, seq: i64, frames: &[Frame]) -> Result<()> {
     Ok(())
 }
 
-/// The events of one step are one row, under the number of its last: five rows cost four more searches and as many more
-/// entries of the tree. A row of several has no kind of its own; its body is a list.
-fn add_history(c: &Connection, seq: i64, history: &[HistoryRow]) -> Result<()> {
-    let mut add = c.prepare_cached("INSERT INTO history (execution, id, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    match history {
-        [] => {}
-        [row] => {
-            add.execute(params![seq, int(row.id), nanos(row.at), row.kind, row.body])?;
-        }
-        [.., last] => {
-            let events: Vec<Packed<'_>> =
-                history.iter().map(|row| (row.id, nanos(row.at), (&*row.kind).into(), (&*row.body).into())).collect();
-            let body = serde_json::to_string(&events).expect("numbers and texts are plain data");
-            add.execute(params![seq, int(last.id), nanos(last.at), SEVERAL, body])?;
-        }
+/// Id, time, kind, body.
+type Event<'a> = (u64, i64, Cow<'a, str>, Cow<'a, str>);
+
+/// Events of an execution are counted below this.
+const EVENTS: u64 = 1 << 24;
+
+/// Where the step that ends with this event is kept: after all earlier ones of its execution.
+fn place(seq: i64, event: u64) -> Result<i64> {
+    match event < EVENTS {
+        true => Ok(seq * EVENTS as i64 + event as i64),
+        false => Err(Error::bare(ErrorKind::Invalid).reason(format!("event {event}; an execution has less than {EVENTS}"))),
     }
-    Ok(())
 }
 
-/// Id, time, kind, body.
-type Packed<'a> = (u64, i64, Cow<'a, str>, Cow<'a, str>);
-
-/// The kind of a row that holds several events.
-const SEVERAL: &str = "";
+/// The events of one step are one row. Earlier versions wrote a row for each into `history`.
+fn add_history(c: &Connection, seq: i64, history: &[HistoryRow]) -> Result<()> {
+    let Some(last) = history.last() else { return Ok(()) };
+    let events: Vec<Event<'_>> = history.iter().map(|row| (row.id, nanos(row.at), (&*row.kind).into(), (&*row.body).into())).collect();
+    let events = serde_json::to_string(&events).expect("numbers and texts are plain data");
+    c.prepare_cached("INSERT INTO steps (place, events) VALUES (?1, ?2)")?.execute(params![place(seq, last.id)?, events])?;
+    Ok(())
+}
 
 struct Present {
     seq: i64,
@@ -142,8 +140,9 @@ pub(super) fn delete(c: &Connection, name: &str) -> Result<()> {
 fn delete_row(c: &Connection, seq: i64) -> Result<usize> {
     let frames = c.prepare_cached("DELETE FROM frames WHERE execution = ?1")?.execute([seq])?;
     let history = c.prepare_cached("DELETE FROM history WHERE execution = ?1")?.execute([seq])?;
+    let steps = c.prepare_cached("DELETE FROM steps WHERE place >= ?1 AND place < ?2")?.execute([place(seq, 0)?, place(seq + 1, 0)?])?;
     let own = c.prepare_cached("DELETE FROM executions WHERE seq = ?1")?.execute([seq])?;
-    Ok(frames + history + own)
+    Ok(frames + history + steps + own)
 }
 
 /// The ended ones of a transfer, one after the other until `limit` rows are gone; says how many are.
@@ -221,25 +220,25 @@ fn list(c: &Connection, query: &ExecutionQuery) -> Result<Vec<ExecutionRecord>> 
 fn history(c: &Connection, name: &str, after: u64, limit: u32) -> Result<Vec<HistoryRow>> {
     let Some(Present { seq, .. }) = maybe_present(c, name)? else { return Ok(Vec::new()) };
     let limit = page_size(limit) as usize;
-    let mut statement = c.prepare_cached("SELECT id, at, kind, body FROM history WHERE execution = ?1 AND id > ?2 ORDER BY id")?;
-    let mut rows = statement.query(params![seq, int(after)])?;
-    let mut events = Vec::new();
-    while events.len() < limit
+    let mut statement = c.prepare_cached("SELECT id, at, kind, body FROM history WHERE execution = ?1 AND id > ?2 ORDER BY id LIMIT ?3")?;
+    let rows = statement.query_map(params![seq, int(after), limit as i64], |row| {
+        let mut columns = Columns::of(row);
+        Ok(HistoryRow { id: columns.number()?, at: columns.time()?, kind: columns.take()?, body: columns.take()? })
+    })?;
+    let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut statement = c.prepare_cached("SELECT events FROM steps WHERE place > ?1 AND place < ?2 ORDER BY place")?;
+    let mut rows = statement.query([place(seq, after.min(EVENTS - 1))?, place(seq + 1, 0)?])?;
+    while found.len() < limit
         && let Some(row) = rows.next()?
     {
-        let mut columns = Columns::of(row);
-        let (id, at, kind, body): (_, _, String, String) = (columns.number()?, columns.time()?, columns.take()?, columns.take()?);
-        if kind == SEVERAL {
-            let packed: Vec<Packed<'_>> = serde_json::from_str(&body).map_err(|e| Error::bare(ErrorKind::Corrupt).because(e))?;
-            // A page may have ended among them.
-            let packed = packed.into_iter().filter(|(id, ..)| *id > after);
-            events.extend(packed.map(|(id, at, kind, body)| HistoryRow { id, at: time_from(at), kind: kind.into(), body: body.into() }));
-        } else {
-            events.push(HistoryRow { id, at, kind, body });
-        }
+        let events: String = row.get(0)?;
+        let events: Vec<Event<'_>> = serde_json::from_str(&events).map_err(|e| Error::bare(ErrorKind::Corrupt).because(e))?;
+        // A page may begin, and end, among those of one step.
+        let events = events.into_iter().filter(|(id, ..)| *id > after);
+        found.extend(events.map(|(id, at, kind, body)| HistoryRow { id, at: time_from(at), kind: kind.into(), body: body.into() }));
     }
-    events.truncate(limit);
-    Ok(events)
+    found.truncate(limit);
+    Ok(found)
 }
 
 impl Store {

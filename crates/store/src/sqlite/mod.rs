@@ -41,13 +41,23 @@ pub struct Options {
     pub allow_network_filesystem: bool,
     /// How long to wait for other processes before `Busy`.
     pub busy_limit: Duration,
+    /// Bytes of pages that the writer keeps; SQLite's own 2 MiB where nothing is said.
+    pub page_cache: Option<u32>,
     /// Each commit takes so much longer, as on a slower disk. For measurements.
     pub commit_delay: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_network_filesystem: false, busy_limit: Duration::from_secs(30), commit_delay: Duration::ZERO }
+        Self { allow_network_filesystem: false, busy_limit: Duration::from_secs(30), page_cache: None, commit_delay: Duration::ZERO }
+    }
+}
+
+impl Options {
+    /// For a service: a thousand executions under way touch more pages in one commit than 2 MiB hold, and what does not fit is
+    /// written twice and read again.
+    pub fn of_service() -> Self {
+        Self { page_cache: Some(8 << 20), ..Self::default() }
     }
 }
 
@@ -77,7 +87,7 @@ impl Store {
 
     fn open_file(path: PathBuf, options: &Options) -> Result<Self> {
         place::prepare(&path, options.allow_network_filesystem)?;
-        let connection = open_writer(&path, options.busy_limit)?;
+        let connection = open_writer(&path, options)?;
         let counters = Arc::new(Counters::default());
         let readers = Some(Arc::new(Readers::new(path.clone(), options.busy_limit)));
         let jobs = Writer::start(connection, Some(path), options.clone(), counters.clone()).map_err(place::from_io)?;
@@ -150,14 +160,15 @@ fn closed() -> Error {
 /// Above the number of statements there are, so that each is compiled once.
 const STATEMENTS: usize = 256;
 
-fn open_writer(path: &Path, busy_limit: Duration) -> Result<Connection> {
+fn open_writer(path: &Path, options: &Options) -> Result<Connection> {
+    let busy_limit = options.busy_limit;
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     // Before anything else: even the change to WAL needs a lock that another process may have.
     wait_for_others(&mut connection, busy_limit)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let began = Instant::now();
     loop {
-        match set_up(&mut connection) {
+        match set_up(&mut connection, options) {
             // Where waiting could deadlock, SQLite answers BUSY without asking the handler.
             Err(error) if error.kind == ErrorKind::Busy && began.elapsed() < busy_limit => std::thread::sleep(Duration::from_millis(5)),
             result => return result.map(|()| connection),
@@ -165,7 +176,7 @@ fn open_writer(path: &Path, busy_limit: Duration) -> Result<Connection> {
     }
 }
 
-fn set_up(connection: &mut Connection) -> Result<()> {
+fn set_up(connection: &mut Connection, options: &Options) -> Result<()> {
     // First, because a file that is refused must not have been changed.
     migrations::check(connection)?;
     if connection.is_readonly("main")? {
@@ -177,6 +188,10 @@ fn set_up(connection: &mut Connection) -> Result<()> {
     }
     // FULL: what was answered survives a power cut. The log is cut back so that one large manifest does not keep its space.
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 16777216;")?;
+    if let Some(bytes) = options.page_cache {
+        // Less than nothing: kibibytes.
+        connection.pragma_update(None, "cache_size", -i64::from(bytes >> 10))?;
+    }
     migrations::migrate(connection)
 }
 

@@ -1,5 +1,5 @@
 -- The audit: chains of lines, how far each has come, and the seals over that. Nothing here refers to other tables: the audit
--- outlives what it speaks of. Then what is remembered of users.
+-- outlives what it speaks of. Then the history of executions in another form, and what is remembered of users.
 
 CREATE TABLE audit (
     chain        TEXT    NOT NULL,
@@ -19,6 +19,13 @@ CREATE INDEX audit_unsealed ON audit_heads (chain) WHERE seq > sealed;
 CREATE TABLE seals (
     number       INTEGER PRIMARY KEY,
     line         TEXT    NOT NULL
+) STRICT;
+
+-- The history from here on: the events of one step in one row. Not without a row number, because a row of more than a quarter of
+-- a page would then lie on pages of its own.
+CREATE TABLE steps (
+    place        INTEGER PRIMARY KEY, -- number of the execution, and of the step's last event
+    events       TEXT    NOT NULL
 ) STRICT;
 
 CREATE TABLE user_contexts (

@@ -128,7 +128,7 @@ impl Writer {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => match &self.path {
-                Some(path) => open_writer(path, self.options.busy_limit)?,
+                Some(path) => open_writer(path, &self.options)?,
                 None => return Err(Error::bare(ErrorKind::Closed)),
             },
         };

@@ -154,3 +154,26 @@ async fn executions_are_listed_by_transfer_status_and_page() {
     let open: Vec<_> = first.into_iter().chain(second).map(|open| open.record.name).collect();
     assert_eq!(open, names(&[(1, 1), (2, 1), (2, 2), (1, 3)]));
 }
+
+// Mutation: `history` reads no rows of `history`, or those after the steps.
+#[tokio::test]
+async fn events_that_an_earlier_version_wrote_come_before_those_of_later_steps() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state.db");
+    let store = Store::open(&file).await.unwrap();
+    store.commit(create(1, 1)).await.unwrap();
+    store.commit(create(2, 1)).await.unwrap();
+    // As that version has it: a row for each event, and no step.
+    let old = "DELETE FROM steps WHERE place < 2 << 24;
+               INSERT INTO history SELECT 1, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+                   json_extract(value, '$[3]') FROM steps, json_each(events);";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(old).unwrap();
+    store.commit(save(step(1, 1, 2, Running))).await.unwrap();
+    let events = async |after, limit| store.history(&record(1, 1).name, after, limit).await.unwrap();
+    assert_eq!(events(0, 0).await, (1..=4).map(event).collect::<Vec<_>>());
+    assert_eq!(events(1, 2).await, (2..=3).map(event).collect::<Vec<_>>());
+    store.commit(save(step(1, 1, 4, Failed))).await.unwrap();
+    store.commit(Mutation::DeleteExecution { name: record(1, 1).name }).await.unwrap();
+    assert_eq!(events(0, 0).await, []);
+    assert_eq!(store.history(&record(2, 1).name, 0, 0).await.unwrap().len(), 2, "those of others stay");
+}
