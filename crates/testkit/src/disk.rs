@@ -38,6 +38,7 @@ impl SmallDisk {
     /// Takes all the space that is left.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).expect("a new file on a disk that is not full");
+        while ballast.write_all(&[1; 65_536]).is_ok() {}
         while ballast.write_all(&[1; 512]).is_ok() {}
     }
 
