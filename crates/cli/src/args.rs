@@ -403,13 +403,32 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// A transfer of the service; see `fileferry transfer list`
-    pub id: TransferId,
+    /// A transfer of the service; or one of its executions, ff-ID-RUN, also as the end of an ARN
+    #[arg(value_parser = shown)]
+    pub id: Shown,
     /// Every event, not only the states
     #[arg(long)]
     pub events: bool,
     #[command(flatten)]
     pub service: ServiceArgs,
+}
+
+/// What `workflow show` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    pub transfer: TransferId,
+    /// The name of the one execution, if not all.
+    pub execution: Option<String>,
+}
+
+fn shown(text: &str) -> Result<Shown, String> {
+    let name = text.rsplit(':').next().unwrap_or(text);
+    let (id, execution) = match name.strip_prefix("ff-").and_then(|rest| rest.rsplit_once('-')) {
+        Some((id, run)) if run.parse::<u32>().is_ok() => (id, Some(name.to_owned())),
+        _ => (name, None),
+    };
+    let transfer = id.parse().map_err(|_| format!("{text:?} is neither the id of a transfer nor ff-ID-RUN"))?;
+    Ok(Shown { transfer, execution })
 }
 
 /// The command with its variables. `FILEFERRY_` and the long name in capitals is the rule, without exceptions.
@@ -434,4 +453,22 @@ fn decorate(command: clap::Command) -> clap::Command {
 
 pub fn variable(long: &str) -> String {
     format!("FILEFERRY_{}", long.replace('-', "_").to_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_execution_is_named_by_its_transfer_its_own_name_or_its_arn() {
+        let id = "aeaqcaibaeaqcaib";
+        assert_eq!(shown(id).unwrap(), Shown { transfer: id.parse().unwrap(), execution: None });
+        let one = Shown { transfer: id.parse().unwrap(), execution: Some(format!("ff-{id}-2")) };
+        assert_eq!(shown(&format!("ff-{id}-2")).unwrap(), one);
+        let arn = format!("arn:aws:states:us-east-1:123456789012:execution:FileFerry-TransferStateMachine:ff-{id}-2");
+        assert_eq!(shown(&arn).unwrap(), one);
+        for bad in ["", "ff-x-1", "ff-aeaqcaibaeaqcaib-x", "arn:aws:states:us-east-1:123456789012:execution:other"] {
+            assert!(shown(bad).unwrap_err().contains("neither"), "{bad}");
+        }
+    }
 }

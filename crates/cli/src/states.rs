@@ -62,9 +62,15 @@ impl Course {
 }
 
 pub async fn show(args: &ShowArgs, environment: &Environment, screen: &Screen) -> Result<u8, Trouble> {
-    let history = client(&args.service, environment).history(&args.id).await?;
+    let mut history = client(&args.service, environment).history(&args.id.transfer).await?;
     if history.executions.is_empty() {
         screen.note("its workflow has not begun; `fileferry transfer show` says what it waits for");
+    } else if let Some(name) = &args.id.execution {
+        history.executions.retain(|execution| execution.name == *name);
+        if history.executions.is_empty() {
+            let all = format!("`fileferry workflow show {}` shows all of its runs", args.id.transfer);
+            return Err(Trouble::usage(format!("there is no execution {name}"), all));
+        }
     }
     for execution in &history.executions {
         tell(execution, screen);

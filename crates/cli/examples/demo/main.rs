@@ -100,7 +100,7 @@ impl Stage {
 
         self.govern().await?;
 
-        title("13. What the copies of this machine did");
+        title("14. What the copies of this machine did");
         self.expect(0, &["history"])?;
 
         title("With your own servers");
