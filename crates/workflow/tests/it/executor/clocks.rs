@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use workflow::Status;
 use workflow::executor::{Clock, ManualClock, MemoryJournal, Options};
 
-use super::world::{Process, Script, new_execution};
+use super::world::{Mishap, Process, Script, new_execution};
 use crate::began;
 
 fn waiting(wait: Value) -> Value {
@@ -35,6 +35,7 @@ async fn seconds_until_ended(process: &Process, name: &str, most: u64) -> Option
     None
 }
 
+// Mutation: what was counted does not move with the clock (`clock_moved`), or nobody hears that it was set (`timers::run`).
 #[tokio::test]
 async fn a_wait_of_so_many_seconds_takes_them_whatever_is_done_to_the_wall_clock() {
     for hours in [1, -1, -24 * 365 * 56, 24 * 365 * 20] {
@@ -50,6 +51,7 @@ async fn a_wait_of_so_many_seconds_takes_them_whatever_is_done_to_the_wall_clock
     }
 }
 
+// Mutation: what moved with the clock is not written (`take`).
 #[tokio::test]
 async fn what_began_before_the_clock_was_set_keeps_its_length_over_a_restart_too() {
     let (stored, clock) = (MemoryJournal::default(), ManualClock::new(began()));
@@ -65,6 +67,7 @@ async fn what_began_before_the_clock_was_set_keeps_its_length_over_a_restart_too
     assert_eq!(seconds_until_ended(&second, "e", 100).await, Some(58));
 }
 
+// Mutation: a named moment moves with the clock too (`clock_moved`).
 #[tokio::test]
 async fn a_wait_for_a_named_moment_ends_when_the_wall_clock_shows_it() {
     for (set, expected) in
@@ -84,6 +87,7 @@ async fn a_wait_for_a_named_moment_ends_when_the_wall_clock_shows_it() {
     }
 }
 
+// Mutation: seconds are counted on the calendar of some place (`after`).
 #[tokio::test]
 async fn a_day_without_two_oclock_is_a_day_like_any_other() {
     // Europe loses an hour at 2026-03-29T01:00Z, America at 2026-03-08T07:00Z; executions count in UTC.
@@ -97,6 +101,7 @@ async fn a_day_without_two_oclock_is_a_day_like_any_other() {
     }
 }
 
+// Mutation: nobody tells an execution that the process was away (`timers::run`).
 #[tokio::test]
 async fn a_machine_that_slept_fires_what_was_due_once_and_lets_its_tasks_begin_their_time_anew() {
     let (stored, clock) = (MemoryJournal::default(), ManualClock::new(began()));
@@ -115,6 +120,7 @@ async fn a_machine_that_slept_fires_what_was_due_once_and_lets_its_tasks_begin_t
     assert!(matches!(status, Status::Succeeded { .. }), "{status:?}");
 }
 
+// Mutation: a task that is started again has what is left of its first time (`adopt`).
 #[tokio::test]
 async fn a_machine_that_was_off_times_no_task_out() {
     let (stored, clock) = (MemoryJournal::default(), ManualClock::new(began()));
@@ -129,4 +135,23 @@ async fn a_machine_that_was_off_times_no_task_out() {
     second.executor.resume().await.unwrap();
     assert_eq!(seconds_until_ended(&second, "e", 100).await, Some(20));
     assert!(matches!(second.executor.ended("e").await, Ok(Status::Succeeded { .. })));
+}
+
+// Mutation: what is read after a write that failed brings the old times of tasks back (`keep_task_times`).
+#[tokio::test]
+async fn a_machine_that_was_off_times_no_task_out_when_its_first_write_fails_too() {
+    let (stored, clock) = (MemoryJournal::default(), ManualClock::new(began()));
+    let script = Script::new(&json!({"A": {"Return": 1, "Delay": 5}, "B": {"Return": 2, "Delay": 20}}));
+    let branch = |name: &str| json!({"StartAt": name, "States": {name: {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": true, "TimeoutSeconds": 60}}});
+    let both = json!({"StartAt": "Both", "States": {"Both": {"Type": "Parallel", "Branches": [branch("A"), branch("B")], "End": true}}});
+    let first = Process::begin(&stored, None, &script, &clock);
+    first.executor.start(new_execution("e", &both, json!({})), Vec::new()).await.unwrap();
+    first.quiet().await;
+    first.die().await;
+    clock.advance(Duration::from_secs(86_400));
+    let second = Process::begin_with(&stored, Some((0, Mishap::Fails)), &script, &clock, Options::default());
+    second.executor.resume().await.unwrap();
+    assert_eq!(seconds_until_ended(&second, "e", 100).await, Some(20));
+    assert!(matches!(second.executor.ended("e").await, Ok(Status::Succeeded { .. })));
+    assert_eq!(*second.said.0.lock().unwrap(), ["stalled", "going on", "e ended SUCCEEDED"]);
 }

@@ -19,6 +19,7 @@ fn process(script: Value) -> (Process, MemoryJournal<Vec<String>>) {
     (Process::begin(&stored, None, &Script::new(&script), &ManualClock::new(began())), stored)
 }
 
+// Mutation: the journal creates an execution that there is already (`create`).
 #[tokio::test]
 async fn a_thousand_starts_with_half_of_them_doubled_make_each_execution_once() {
     let (process, stored) = process(json!({"Only": {"Return": 1}}));
@@ -46,6 +47,7 @@ async fn a_thousand_starts_with_half_of_them_doubled_make_each_execution_once() 
     assert_eq!(stored.effects().concat().iter().filter(|effect| effect.starts_with("created")).count(), 500);
 }
 
+// Mutations: `start` does not compare the input, takes one that has ended for the same, or takes any name.
 #[tokio::test]
 async fn the_same_name_with_the_same_input_is_the_same_execution_only_while_it_runs() {
     let (process, _) = process(json!({"Only": {"Hang": true}}));
@@ -59,6 +61,7 @@ async fn the_same_name_with_the_same_input_is_the_same_execution_only_while_it_r
     assert!(matches!(process.executor.start(new_execution("f", &json!({}), json!({})), Vec::new()).await, Err(Error::Definition(_))));
 }
 
+// Mutation: whoever stops what has ended meanwhile is told of an error (`stop`).
 #[tokio::test]
 async fn what_was_stopped_stays_stopped_however_often_it_is_said() {
     let (process, stored) = process(json!({"Only": {"Hang": true}}));
@@ -75,6 +78,7 @@ async fn what_was_stopped_stays_stopped_however_often_it_is_said() {
     assert_eq!(*process.said.0.lock().unwrap(), ["e ended ABORTED"]);
 }
 
+// Mutation: what has ended stays in memory and takes events (`drive`, `step`).
 #[tokio::test]
 async fn stopped_at_any_state_the_transfer_ends_once_and_nothing_is_written_afterwards() {
     for way in crate::transfer::ways().into_iter().filter(|way| !way.slow && way.error.is_none()) {
@@ -121,6 +125,7 @@ async fn stopped_at_any_state_the_transfer_ends_once_and_nothing_is_written_afte
     }
 }
 
+// Mutation: a step is saved whatever was saved before it (`expect_event`).
 #[tokio::test]
 async fn of_two_drivers_the_second_drops_what_the_first_carried_on_and_says_so() {
     let stored = MemoryJournal::default();
@@ -142,6 +147,28 @@ async fn of_two_drivers_the_second_drops_what_the_first_carried_on_and_says_so()
     check_books(&stored).await;
 }
 
+// Mutation: `resume` takes up the first page alone.
+#[tokio::test]
+async fn more_executions_than_are_read_at_once_are_all_taken_up() {
+    let stored = MemoryJournal::default();
+    let (script, clock) = (Script::new(&json!({"Only": {"Return": 1, "Delay": 10}})), ManualClock::new(began()));
+    let first = Process::begin(&stored, None, &script, &clock);
+    let names: Vec<String> = (0..8).map(|number| format!("e{number}")).collect();
+    for name in &names {
+        first.executor.start(new_execution(name, &hanging(), json!({"x": 1})), Vec::new()).await.unwrap();
+    }
+    first.quiet().await;
+    first.die().await;
+    // Pages of three.
+    let second = Process::begin(&stored, None, &script, &clock);
+    assert_eq!(second.executor.resume().await, Ok(names.len()));
+    for name in &names {
+        assert!(matches!(second.until_ended(name).await, Some(Status::Succeeded { .. })), "{name}");
+    }
+    check_books(&stored).await;
+}
+
+// Mutation: an execution is read with a definition that is in memory already (`definition`).
 #[tokio::test]
 async fn an_upgrade_does_not_change_a_run_in_flight() {
     let stored = MemoryJournal::default();
@@ -164,6 +191,7 @@ async fn an_upgrade_does_not_change_a_run_in_flight() {
     assert_eq!((described.definition, described.input), (hanging().to_string().into(), json!({"x": 1})));
 }
 
+// Mutation: `redrive` takes what runs, or what has succeeded.
 #[tokio::test]
 async fn only_what_failed_goes_on_and_only_once() {
     let (process, stored) = process(json!({"Only": [{"Throw": {"Error": "E"}}, {"Return": 1, "Delay": 5}]}));
@@ -178,6 +206,7 @@ async fn only_what_failed_goes_on_and_only_once() {
     check_books(&stored).await;
 }
 
+// Mutations: each write that fails is told (`stalled`); a write that failed counts as written.
 #[tokio::test]
 async fn while_nothing_can_be_written_nothing_is_started_and_people_are_told_once() {
     let (process, _) = process(json!({"Only": {"Return": 1, "Delay": 1}}));
