@@ -58,6 +58,8 @@ fn save(step: SaveStep) -> Mutation {
     Mutation::SaveStep(Box::new(step))
 }
 
+// Mutations: a second creation is taken; removed frames, or the history of a step, are not written (`save_step`); a page begins with the
+// event before it.
 #[tokio::test]
 async fn a_step_changes_head_frames_and_history_together() {
     let store = Store::open_in_memory().await.unwrap();
@@ -91,6 +93,7 @@ async fn a_step_changes_head_frames_and_history_together() {
     assert_eq!(store.history("ff-nobody-1", 0, 0).await.unwrap(), []);
 }
 
+// Mutation: `save_step` does not compare the last event; a batch that failed is not undone (`carry_out`).
 #[tokio::test]
 async fn a_step_from_an_older_event_changes_nothing_and_says_where_the_execution_is() {
     let store = Store::open_in_memory().await.unwrap();
@@ -108,6 +111,7 @@ async fn a_step_from_an_older_event_changes_nothing_and_says_where_the_execution
     assert_eq!(missing.to_string(), format!("could not save a step of execution {}", record(3, 1).name));
 }
 
+// Mutations: an end is not noted, or stays noted after a redrive; an open one is deleted; the history of all is deleted with it.
 #[tokio::test]
 async fn an_ended_execution_is_no_longer_open_can_be_redriven_and_only_then_deleted() {
     let store = Store::open_in_memory().await.unwrap();
@@ -134,6 +138,7 @@ async fn an_ended_execution_is_no_longer_open_can_be_redriven_and_only_then_dele
     assert_eq!(store.commit(delete()).await.unwrap_err().kind, ErrorKind::NotFound);
 }
 
+// Mutations: a page begins with the last one of the page before, of all or of the open ones.
 #[tokio::test]
 async fn executions_are_listed_by_transfer_status_and_page() {
     let store = Store::open_in_memory().await.unwrap();

@@ -20,6 +20,8 @@ async fn acquired(store: &Store, mutation: Mutation) -> Lease {
     store.commit(mutation).await.unwrap().leases.pop().unwrap()
 }
 
+// Mutations: a take-over names no epoch; the same holder takes its own lease; nobody looks at the guards of a batch (`apply`), or at
+// their epochs; epochs do not grow; any holder renews.
 #[tokio::test]
 async fn a_holder_that_was_taken_over_can_write_nothing_more() {
     let store = Store::open_in_memory().await.unwrap();
@@ -46,6 +48,7 @@ async fn a_holder_that_was_taken_over_can_write_nothing_more() {
     assert_eq!(store.leases().await.unwrap(), vec![Lease { expires_at: at(500), ..second }]);
 }
 
+// Mutations: a lease that is released is forgotten with its epoch, or released by any epoch; one that is over is not free.
 #[tokio::test]
 async fn epochs_never_go_back_and_an_expired_lease_is_free_to_take() {
     let store = Store::open_in_memory().await.unwrap();

@@ -49,6 +49,7 @@ async fn conflict(store: &Store, mutation: Mutation) -> Conflict {
     store.commit(mutation).await.unwrap_err().conflict().expect("a conflict").clone()
 }
 
+// Mutations: what is there already is written again (`add`); a claim is not counted (`claim`).
 #[tokio::test]
 async fn a_message_is_in_the_outbox_once_whatever_became_of_it() {
     let store = Store::open_in_memory().await.unwrap();
@@ -63,6 +64,8 @@ async fn a_message_is_in_the_outbox_once_whatever_became_of_it() {
     assert_eq!(store.outbox(&[], None, 0, 0).await.unwrap().len(), 1);
 }
 
+// Mutations: `due` or `claim` does not ask for earlier ones, or a refused one holds nothing (`holds`); what is claimed, or due later, is
+// claimed again; a claimed one is given up (`give_up`).
 #[tokio::test]
 async fn messages_about_one_subject_go_one_after_the_other_and_hold_no_other_subject() {
     let store = Store::open_in_memory().await.unwrap();
@@ -93,6 +96,8 @@ async fn messages_about_one_subject_go_one_after_the_other_and_hold_no_other_sub
     assert_eq!(due(&store, 1_000).await, ["b1", "a3"]);
 }
 
+// Mutations: `mark_failed` looks at no attempt or state; `mark_sent` takes what nobody has claimed; an at-least-once message may be
+// left unconfirmed.
 #[tokio::test]
 async fn only_the_present_claim_says_how_it_failed_and_anyone_may_say_that_it_was_sent() {
     let store = Store::open_in_memory().await.unwrap();
@@ -113,6 +118,8 @@ async fn only_the_present_claim_says_how_it_failed_and_anyone_may_say_that_it_wa
     assert_eq!(store.commit(claim("b", 0)).await.unwrap_err().kind, ErrorKind::NotFound);
 }
 
+// Mutations: `lapse` makes one state of both kinds, lets an unconfirmed one hold its subject, or asks neither for the time nor who is
+// alone; a late word of the sender is refused (`mark_sent`); `retry` takes what waits, or no unconfirmed one; lists are of all transfers.
 #[tokio::test]
 async fn what_a_dead_sender_claimed_is_sent_again_or_left_unconfirmed_by_its_kind() {
     let store = Store::open_in_memory().await.unwrap();

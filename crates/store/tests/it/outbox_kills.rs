@@ -153,6 +153,8 @@ async fn all(store: &Store) -> Vec<OutboxRecord> {
 
 // SEMANTICS S52: "A message to a ticket system or a webhook is sent at least once, whatever dies between; one to a chat
 // or by mail at most once, and where nobody knows whether it arrived it is `unconfirmed`."
+// Mutations: what a dead one had claimed is sent again whatever its kind (`lapse`), or before its claim lapses; a claim is not counted;
+// earlier messages are not waited for (`due`).
 #[tokio::test]
 async fn whatever_is_killed_between_claim_send_and_mark_each_kind_of_message_keeps_its_promise() {
     let kills: u32 = if std::env::var("FILEFERRY_SLOW").is_ok_and(|value| value == "1") { 1_000 } else { 150 };

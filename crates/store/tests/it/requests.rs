@@ -43,6 +43,7 @@ async fn read(store: &Store, n: u8) -> Request {
     store.request(&id(n), at(100)).await.unwrap().unwrap()
 }
 
+// Mutations: any priority is taken; a second request for a transfer is taken in silence (`create`).
 #[tokio::test]
 async fn a_request_belongs_to_a_transfer_and_follows_its_state() {
     let store = Store::open_in_memory().await.unwrap();
@@ -62,6 +63,8 @@ async fn a_request_belongs_to_a_transfer_and_follows_its_state() {
     assert_eq!(store.request(&id(1), at(0)).await.unwrap(), None, "it goes with its transfer");
 }
 
+// Mutations: an approval is overwritten; one ticket is forgotten when the other is set; a class stays when the reason changes; what has
+// no request is changed in silence (`changed`).
 #[tokio::test]
 async fn each_part_of_a_request_is_changed_by_itself() {
     let store = Store::open_in_memory().await.unwrap();
@@ -107,6 +110,7 @@ async fn each_part_of_a_request_is_changed_by_itself() {
     }
 }
 
+// Mutations: `set_wish` expects nothing; what has ended takes wishes; or not even that there is none.
 #[tokio::test]
 async fn a_wish_is_taken_while_the_transfer_can_still_obey_it() {
     let store = Store::open_in_memory().await.unwrap();
@@ -122,17 +126,20 @@ async fn a_wish_is_taken_while_the_transfer_can_still_obey_it() {
     assert_eq!(read(&store, 1).await.record.wish, Wish::None);
 }
 
+// Mutations: priority, age or state is left out of the question.
 #[tokio::test]
 async fn the_queue_of_a_connector_goes_by_priority_and_then_by_age() {
     let store = Store::open_in_memory().await.unwrap();
-    for (n, priority, connector) in [(1, 5, "partner"), (2, 9, "partner"), (3, 5, "partner"), (4, 9, "other"), (5, 0, "partner")] {
+    for (n, priority, connector) in
+        [(1, 5, "partner"), (2, 9, "partner"), (3, 5, "partner"), (4, 9, "other"), (5, 0, "partner"), (6, 5, "partner")]
+    {
         store.commit(governed(RequestRecord { priority, connector: connector.into(), ..request(n) })).await.unwrap();
     }
     store.commit(state(3, TransferState::InProgress)).await.unwrap();
     let queue = async |limit| store.queue("partner", limit).await.unwrap().into_iter().map(|one| one.record.transfer).collect::<Vec<_>>();
-    assert_eq!(queue(0).await, [id(2), id(1), id(5)]);
+    assert_eq!(queue(0).await, [id(2), id(1), id(6), id(5)]);
     assert_eq!(queue(1).await, [id(2)]);
-    let counts = [("other", 1), ("partner", 3)].map(|(connector, pending)| QueueCount { connector: connector.into(), pending });
+    let counts = [("other", 1), ("partner", 4)].map(|(connector, pending)| QueueCount { connector: connector.into(), pending });
     assert_eq!(store.queues().await.unwrap(), counts);
 }
 
@@ -141,12 +148,17 @@ async fn the_queue_of_a_connector_goes_by_priority_and_then_by_age() {
 async fn what_is_held_is_found_by_connector_and_by_what_it_waits_for() {
     let store = Store::open_in_memory().await.unwrap();
     let (closed, denied) = (Some(ErrorClass::WindowClosed), Some(ErrorClass::PolicyDenied));
-    for (n, connector, class) in
-        [(1, "partner", closed), (2, "partner", denied), (3, "partner", None), (4, "other", closed), (5, "partner", closed)]
-    {
+    for (n, connector, class) in [
+        (1, "partner", closed),
+        (2, "partner", denied),
+        (3, "partner", None),
+        (4, "other", closed),
+        (5, "partner", closed),
+        (6, "third", closed),
+    ] {
         let waiting = Some(Waiting { class, reason: "r".into() });
         store.commit(governed(RequestRecord { connector: connector.into(), waiting, ..request(n) })).await.unwrap();
-        store.commit(state(n, if n == 5 { TransferState::Pending } else { TransferState::Held })).await.unwrap();
+        store.commit(state(n, if n >= 5 { TransferState::Pending } else { TransferState::Held })).await.unwrap();
     }
     let held = async |classes: &[ErrorClass]| {
         store.held("partner", classes, 0).await.unwrap().into_iter().map(|one| one.record.transfer).collect::<Vec<_>>()
@@ -157,6 +169,7 @@ async fn what_is_held_is_found_by_connector_and_by_what_it_waits_for() {
     assert_eq!(store.connectors_held_for(&[ErrorClass::PolicyDenied]).await.unwrap(), ["partner"]);
 }
 
+// Mutations: an ended request is always shown (`get`), or an open one only for its time; `follow` does not say that it has ended.
 #[tokio::test]
 async fn requests_are_listed_by_user_connector_state_and_page_and_not_after_their_time() {
     let store = Store::open_in_memory().await.unwrap();
@@ -179,6 +192,7 @@ async fn requests_are_listed_by_user_connector_state_and_page_and_not_after_thei
     assert!(store.request(&id(1), at(400 * DAY)).await.unwrap().is_some(), "one that has not ended is never too old");
 }
 
+// Mutations: `put_idempotency` compares no input or no transfer; a key counts for ever (`idempotency`).
 #[tokio::test]
 async fn a_key_stands_for_one_transfer_until_it_expires() {
     let store = Store::open_in_memory().await.unwrap();

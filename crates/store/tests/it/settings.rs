@@ -15,6 +15,7 @@ fn connector(body: &str, expect: Option<u32>) -> Mutation {
     Mutation::PutConnector { name: "partner".into(), body: body.into(), expect, by: "root".into(), at: at(1) }
 }
 
+// Mutations: `put` or `remove` compares no version; sources lie among the connectors; `{:?}` shows what is sealed.
 #[tokio::test]
 async fn a_setting_is_changed_only_by_who_has_seen_the_present_one() {
     let store = Store::open_in_memory().await.unwrap();
@@ -43,6 +44,7 @@ async fn a_setting_is_changed_only_by_who_has_seen_the_present_one() {
     assert_eq!(store.commit(remove(1)).await.unwrap_err().kind, ErrorKind::NotFound);
 }
 
+// Mutation: `remove` does not ask who uses it, or for connectors only.
 #[tokio::test]
 async fn a_connector_and_a_source_stay_while_a_transfer_that_has_not_ended_is_for_them() {
     let store = Store::open_in_memory().await.unwrap();
@@ -67,6 +69,7 @@ async fn a_connector_and_a_source_stay_while_a_transfer_that_has_not_ended_is_fo
     assert_eq!(store.sources().await.unwrap(), []);
 }
 
+// Mutations: one holder takes two; one more than the limit is taken; all connectors share one count; `release` releases nothing.
 #[tokio::test]
 async fn slots_are_taken_up_to_the_limit_and_once_by_each() {
     let store = Store::open_in_memory().await.unwrap();
@@ -100,6 +103,7 @@ pub fn ticket(n: u8, kind: TicketKind) -> NewTicket {
     }
 }
 
+// Mutations: a second opening or a second note changes the first; `set_state` expects nothing; a note does not touch its ticket.
 #[tokio::test]
 async fn a_ticket_is_opened_once_for_its_correlation_and_a_note_is_added_once_for_its_key() {
     let store = Store::open_in_memory().await.unwrap();
@@ -131,6 +135,7 @@ async fn a_ticket_is_opened_once_for_its_correlation_and_a_note_is_added_once_fo
     }
 }
 
+// Mutation: a second transfer does not count (`add`).
 #[tokio::test]
 async fn lessons_add_up_by_type_size_and_outcome() {
     let store = Store::open_in_memory().await.unwrap();
@@ -162,6 +167,7 @@ fn cached(n: u8) -> CachedObject {
     CachedObject { key: format!("bucket#{n}"), body: "{}".into(), expires_at: at(DAY) }
 }
 
+// Mutation: one look or the other takes what has expired (`cached`, `cached_of`).
 #[tokio::test]
 async fn what_is_remembered_of_an_object_counts_for_its_time_only() {
     let store = Store::open_in_memory().await.unwrap();
@@ -181,6 +187,8 @@ async fn what_is_remembered_of_an_object_counts_for_its_time_only() {
     assert_eq!(store.cached_object("bucket#1", at(0)).await.unwrap(), None);
 }
 
+// Mutations: parts of the sweep take more than the limit or any limit; sessions go early; messages go that hold others; requests that
+// are open or open executions go; a grant or a history stays.
 #[tokio::test]
 async fn the_sweep_takes_what_has_expired_in_bounded_steps_and_leaves_receipts_and_open_transfers() {
     let store = Store::open_in_memory().await.unwrap();
