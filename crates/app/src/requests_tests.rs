@@ -34,6 +34,7 @@ fn one() -> Submission {
     asked(Wanted::Key("out/a.csv".into()))
 }
 
+// Mutations: `reached` leaves the wish for private addresses open; tickets do not say what they approve.
 #[tokio::test]
 async fn a_request_is_there_with_its_tickets_and_names_its_spec() {
     let store = service(json!({"server": {"host_keys": ["SHA256:x"]}, "options": {"retries": 7}})).await;
@@ -51,6 +52,7 @@ async fn a_request_is_there_with_its_tickets_and_names_its_spec() {
 
 // SEMANTICS S70: "The same idempotency key with the same input is the same transfer, also after a crash; with another input it is
 // refused."
+// Mutations: a key is forgotten, is everybody's, or stands for any input (`submit`, `replay`).
 #[tokio::test]
 async fn a_key_stands_for_one_request() {
     let store = service(json!({})).await;
@@ -65,6 +67,8 @@ async fn a_key_stands_for_one_request() {
     assert_eq!(store.tickets(&first.shown.transfer.id).await.unwrap().len(), 2, "one pair, however often it was asked");
 }
 
+// Mutations: `spec` does not ask `covers`, takes a prefix within a name, a folder, no key or one twice; several files get one name
+// (`destination`); `changed` takes less proof or an unsafe replacement; any priority is taken. A path that leads out is refused twice.
 #[tokio::test]
 async fn what_leads_outside_is_refused_before_anything_is_recorded() {
     let store = service(json!({"options": {"verify": "read-back"}})).await;
@@ -99,6 +103,7 @@ async fn what_leads_outside_is_refused_before_anything_is_recorded() {
     submit(&store, &ann, with("a/b.csv", stronger, key()), None, Timestamp::now()).await.unwrap();
 }
 
+// Mutations: everybody sees each request (`sees`, `list`); an auditor or a viewer may steer (`may`).
 #[tokio::test]
 async fn transfers_of_others_answer_as_unknown_ones() {
     let store = service(json!({})).await;
@@ -115,6 +120,7 @@ async fn transfers_of_others_answer_as_unknown_ones() {
 }
 
 // SEMANTICS S71: "With `--approval second-person` nothing of a transfer begins before somebody else has approved it."
+// Mutations: `approve` does not ask who asked, or whether it was approved; `again` lets go on what nobody has approved, held or paused.
 #[tokio::test]
 async fn nobody_approves_what_they_have_asked_for() {
     let store = service(json!({"approval": "second-person"})).await;
@@ -129,8 +135,16 @@ async fn nobody_approves_what_they_have_asked_for() {
     let approved = approve(&store, &bob, &id, now).await.unwrap();
     assert_eq!((approved.transfer.state, approved.request.approval.approved_by.as_deref()), (TransferState::Pending, Some("bob")));
     assert_eq!(approve(&store, &bob, &id, now).await.unwrap_err().refusal, Some(Refusal::Conflict));
+
+    // What is held for another reason waits for no approval, and none lets it go on.
+    let (store, admin) = (service(json!({})).await, who("admin", Role::Admin));
+    let transfer = submit(&store, &ann, one(), None, now).await.unwrap().shown.transfer.id;
+    let held = Mutation::SetTransferState { transfer: transfer.clone(), state: TransferState::Held, error: None, at: now, expect: None };
+    store.commit(held).await.unwrap();
+    assert_eq!(approve(&store, &admin, &transfer, now).await.unwrap_err().refusal, Some(Refusal::Conflict));
 }
 
+// Mutations: `stop` ends at once what is under way, or leaves tickets open; a run that never began is counted (`another_run`).
 #[tokio::test]
 async fn a_running_transfer_is_asked_to_stop_and_a_waiting_one_stops() {
     let store = service(json!({})).await;

@@ -118,6 +118,7 @@ impl Scene {
     }
 }
 
+// Mutation: neither clock refuses the tenth second (`usable` the steady one, `is_live` the wall clock); one of them is enough here.
 #[tokio::test]
 async fn a_session_lives_ten_seconds_and_not_a_tenth_longer() {
     for (seconds, good) in [(9.9, true), (10.0, false), (10.1, false)] {
@@ -128,17 +129,20 @@ async fn a_session_lives_ten_seconds_and_not_a_tenth_longer() {
     }
 }
 
+// Mutation: `usable` does not ask the steady clock: what is set back by five seconds lives on.
 #[tokio::test]
 async fn a_wall_clock_that_is_set_lengthens_no_session() {
-    for hours in [-1, 1] {
+    // Set back by an hour, it is before the session was made; by five seconds, it is within.
+    for seconds in [-3_600, -5, 3_600] {
         let scene = scene().await;
         scene.mint().await;
         scene.clock.advance(Duration::from_millis(10_100));
-        scene.clock.set_wall(SignedDuration::from_hours(hours));
-        assert_eq!(scene.present().await.unwrap_err(), "SessionExpired", "{hours}");
+        scene.clock.set_wall(SignedDuration::from_secs(seconds));
+        assert_eq!(scene.present().await.unwrap_err(), "SessionExpired", "{seconds}");
     }
 }
 
+// Mutations: `consume` leaves no grant; a session is for every execution (`SessionKey::hash`).
 #[tokio::test]
 async fn a_session_that_was_used_passes_again_for_its_execution_only_and_then_rests_on_the_grant() {
     let scene = scene().await;
@@ -153,6 +157,7 @@ async fn a_session_that_was_used_passes_again_for_its_execution_only_and_then_re
     scene.present().await.unwrap();
 }
 
+// Mutation: `usable` does not compare what it is for; the store would refuse it, with an error that mints another.
 #[tokio::test]
 async fn a_session_for_something_else_opens_nothing() {
     let scene = scene().await;
@@ -166,6 +171,7 @@ async fn a_session_for_something_else_opens_nothing() {
     assert!(scene.tasks.store.grant(&scene.id).await.unwrap().is_none());
 }
 
+// Mutations: one attempt more; a second run of the step mints anew (`authenticate`).
 #[tokio::test]
 async fn a_session_is_minted_three_times_at_most() {
     let scene = scene().await;

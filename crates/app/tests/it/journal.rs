@@ -59,6 +59,7 @@ fn executor(store: &Store) -> Executor<Effects> {
     Executor::new(ports, Options::default())
 }
 
+// Mutations: effects are written in a batch of their own, at the start or with a step; a refusal is no fault (`Happening::fail`).
 #[tokio::test]
 async fn a_step_and_its_effects_are_written_together_or_not_at_all() {
     let store = Store::open_in_memory().await.unwrap();
@@ -70,7 +71,7 @@ async fn a_step_and_its_effects_are_written_together_or_not_at_all() {
     assert!(executor.describe("e").await.unwrap().is_none() && store.learning("e", "small").await.unwrap().is_empty());
     executor.start(new("e"), Vec::new()).await.unwrap();
     // The first answer is refused, is a fault therefore, and the second attempt goes through.
-    let ended = executor.ended("e").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), executor.ended("e")).await.expect("it ends").unwrap();
     assert_eq!(ended, Status::Succeeded { output: json!({"Payload": 1, "StatusCode": 200}) });
     assert_eq!(store.learning("e", "small").await.unwrap().iter().map(|learnt| learnt.transfers).sum::<u64>(), 1);
     let kinds: Vec<String> = executor.history("e", 0, 100).await.unwrap().into_iter().map(|event| event.kind).collect();
@@ -78,6 +79,7 @@ async fn a_step_and_its_effects_are_written_together_or_not_at_all() {
     assert_eq!(executor.start(new("e"), Vec::new()).await, Err(Error::Exists));
 }
 
+// Mutations: the start is not kept (`create`); frames that are gone stay (`save`).
 #[tokio::test]
 async fn what_is_read_is_what_was_written() {
     let store = Store::open_in_memory().await.unwrap();
@@ -95,6 +97,7 @@ async fn what_is_read_is_what_was_written() {
     assert!(journal.load("nobody").await.unwrap().is_none());
 }
 
+// Mutation: one that cannot be read is an error of the whole page (`open`).
 #[tokio::test]
 async fn an_execution_that_cannot_be_read_keeps_no_other_from_going_on() {
     let store = Store::open_in_memory().await.unwrap();
@@ -132,6 +135,7 @@ fn waiting() -> String {
     json!({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 1, "End": true}}}).to_string()
 }
 
+// Mutation: `SystemChance` draws nothing.
 #[test]
 fn tokens_are_drawn_from_the_system() {
     let (first, second) = (SystemChance.uuid(), SystemChance.uuid());

@@ -59,6 +59,7 @@ fn model(name: &str) -> Vec<String> {
     gist(&run(&Machine::parse(DEFINITION).unwrap(), start, &mocks, began, &mut Seeded::new(1)).unwrap().history)
 }
 
+// Mutations: effects are written in a batch of their own (`save`); commands are carried out before their step is written.
 #[test]
 fn killed_for_real_again_and_again_each_execution_ends_once_and_nothing_is_lost_or_doubled() {
     let kills = if std::env::var_os("FILEFERRY_SLOW").is_some() { 500 } else { 40 };
