@@ -454,3 +454,57 @@ fn app_error(failure: crate::Failure) -> app::Error {
     error.next = failure.next;
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use app::register::Register;
+    use model::TransferState;
+    use store::{Mutation, TransferRecord};
+    use workflow::executor::SystemClock;
+
+    use super::*;
+    use crate::open::ByAddress;
+    use crate::process;
+
+    async fn harbour(store: &Store, id: &TransferId) -> Arc<Harbour> {
+        let (at, nowhere) = (Timestamp::now(), std::path::PathBuf::from("/nonexistent"));
+        let record = TransferRecord {
+            id: id.clone(),
+            run: 1,
+            identity: id.to_string(),
+            source: String::new(),
+            destination: String::new(),
+            spec: "{}".into(),
+            state: TransferState::Pending,
+            error_class: None,
+            error_text: None,
+            files_total: 0,
+            bytes_total: 0,
+            listed: false,
+            pid: 0,
+            created_at: at,
+            updated_at: at,
+            finished_at: None,
+        };
+        store.commit(Mutation::CreateTransfer(record)).await.unwrap();
+        let lease = transfers::LEASE;
+        let place = Place { state: nowhere.clone(), home: nowhere, login_name: None, ssh_agent: None, lease, prompt: None, sealed: None };
+        let tickets = Arc::new(Register::new(store.clone()));
+        let (clock, opening) = (Arc::new(SystemClock::default()), Arc::new(ByAddress));
+        let (events, stop) = (mpsc::channel(1).0, CancellationToken::new());
+        Harbour::new(place, store.clone(), process::holder(lease), tickets, clock, events, opening, Duration::from_secs(1), stop)
+    }
+
+    // Mutation: `clear_of` leaves every mooring, or drops one that somebody waits for: two steps of one transfer would hold two.
+    #[tokio::test]
+    async fn a_mooring_goes_with_what_was_cleared_unless_a_step_waits_for_it() {
+        let store = Store::open_in_memory().await.unwrap();
+        let id = TransferId::from_random([7; 10]);
+        let harbour = harbour(&store, &id).await;
+        assert!(harbour.clear_of(&id).await);
+        assert!(harbour.moored().is_empty(), "nobody waits for it");
+        let waiting = harbour.mooring(&id);
+        assert!(harbour.clear_of(&id).await);
+        assert!(Arc::ptr_eq(&waiting, &harbour.mooring(&id)));
+    }
+}

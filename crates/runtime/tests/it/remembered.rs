@@ -1,17 +1,23 @@
 //! What is remembered of the objects of a source, and that it decides nothing.
 
+use jiff::Timestamp;
 use model::{ByteCount, IfExists, TransferId, TransferState};
 use serde_json::{Value, json};
+use store::{CachedObject, Mutation};
 use transfer::Pin;
 
 use crate::scene::{BUCKET, Scene, SetClock, pattern};
 
-/// Delivers the object that is there now; gives what DownloadFromS3 planned and what the cache had said.
-fn planned(scene: &Scene) -> (Value, Value) {
-    let id = scene.submit_with("a.bin", "ann", 5, |options| {
+fn submit(scene: &Scene) -> TransferId {
+    scene.submit_with("a.bin", "ann", 5, |options| {
         (options.thresholds.small, options.thresholds.large) = (ByteCount(1 << 20), ByteCount(64 << 20));
         options.if_exists = IfExists::Replace;
-    });
+    })
+}
+
+/// Delivers the object that is there now; gives what DownloadFromS3 planned and what the cache had said.
+fn planned(scene: &Scene) -> (Value, Value) {
+    let id = submit(scene);
     let running = scene.start();
     assert_eq!(scene.rests(&id), TransferState::Completed, "{:#?}", scene.history(&id));
     running.stop();
@@ -31,7 +37,7 @@ fn output(scene: &Scene, id: &TransferId) -> Value {
 }
 
 fn remembered(scene: &Scene) -> Pin {
-    let cached = scene.runtime.block_on(scene.store.cached_object(&format!("{BUCKET}#a.bin"), jiff::Timestamp::now())).unwrap();
+    let cached = scene.runtime.block_on(scene.store.cached_object(&format!("{BUCKET}#a.bin"), Timestamp::now())).unwrap();
     serde_json::from_str(&cached.expect("it is remembered").body).unwrap()
 }
 
@@ -55,6 +61,16 @@ fn what_is_remembered_of_an_object_is_revalidated_and_plans_nothing() {
     let second = remembered(&scene);
     assert!(second.size == 2 << 20 && second.etag != first.etag, "{second:?}");
     assert!(scene.received("a.bin") == pattern(2 << 20));
+    // A day later it counts for nothing, also while it has not been swept: the first sweep of this service is over by then.
+    let old = CachedObject { key: "old".into(), body: "{}".into(), expires_at: Timestamp::now() };
+    scene.runtime.block_on(scene.store.commit(Mutation::PutCached(old))).unwrap();
+    let running = scene.start();
+    let is_swept = || scene.runtime.block_on(scene.store.cached_object("old", Timestamp::UNIX_EPOCH)).unwrap().is_none();
+    scene.until("it has swept", is_swept);
     clock.set_ahead(25);
-    assert_eq!(planned(&scene), (json!("chunked"), counts(0, 0, 1)), "a day later it counts for nothing");
+    let id = submit(&scene);
+    running.service().wake();
+    assert_eq!(scene.rests(&id), TransferState::Completed, "{:#?}", scene.history(&id));
+    running.stop();
+    assert_eq!(output(&scene, &id)["cache"], counts(0, 0, 1));
 }
