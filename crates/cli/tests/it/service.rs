@@ -185,6 +185,7 @@ async fn many_files_are_one_transfer_and_what_failed_is_retried() {
 
 // SEMANTICS S73: "A service that was killed goes on with its transfers when it is started again on the same data directory, and a second
 // one on that directory is refused at once."
+// Mutations: `serve` takes no lock; tasks that nobody had answered for are not begun again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_service_goes_on_and_a_second_one_is_refused() {
     let shop = shop().await;

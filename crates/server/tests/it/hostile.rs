@@ -4,15 +4,19 @@ use std::time::Instant;
 
 use super::*;
 
+// Mutations: a body of any size is read (`collect`), a compressed one, one not declared as JSON; a field that was meant is not named, or
+// an error repeats all of what was sent (`misread`); a submission may name nothing.
 #[tokio::test]
 async fn a_body_is_bounded_in_size_depth_and_form() {
     let service = service().await;
     let huge = format!(r#"{{"source_keys": ["{}"]}}"#, "x".repeat(api::LONGEST_BODY));
     let deep = "[".repeat(100_000);
+    let wide = format!(r#"{{"{}": 1}}"#, "x".repeat(100_000));
     let compressed = format!("{JSON}content-encoding: gzip\r\n");
     for (headers, body, status, words) in [
         (JSON, huge.as_str(), 413, "larger than"),
         (JSON, deep.as_str(), 422, "not what this request takes"),
+        (JSON, wide.as_str(), 422, "not what this request takes"),
         (compressed.as_str(), "{}", 415, "compressed"),
         ("", "{}", 415, "application/json"),
         (JSON, "", 422, "EOF"),
@@ -36,6 +40,7 @@ async fn a_body_is_bounded_in_size_depth_and_form() {
     assert_eq!(service.client.health().await.unwrap().status, "ok");
 }
 
+// Mutations: an id that cannot be is not unknown (`transfer_id`); a wrong method is an unknown path.
 #[tokio::test]
 async fn paths_and_methods_that_are_not_there_are_problems_too() {
     let service = service().await;
@@ -58,6 +63,7 @@ async fn paths_and_methods_that_are_not_there_are_problems_too() {
     }
 }
 
+// Mutation: headers may take their time, or any room (`connection`).
 #[tokio::test]
 async fn who_sends_nothing_or_nonsense_is_let_go() {
     let service = service().await;
@@ -74,6 +80,7 @@ async fn who_sends_nothing_or_nonsense_is_let_go() {
     assert_eq!(service.client.health().await.unwrap().status, "ok");
 }
 
+// Mutation: socket and directory are open to all without grants (`listen`).
 #[tokio::test]
 async fn the_socket_is_for_its_owner() {
     use std::os::unix::fs::PermissionsExt as _;

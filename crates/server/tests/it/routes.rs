@@ -41,6 +41,7 @@ fn submission(key: &str) -> SubmitTransfer {
     }
 }
 
+// Mutation: a replay is not told from a submission (`submit`).
 #[tokio::test]
 async fn a_transfer_is_submitted_shown_steered_and_ended() {
     let service = service().await;
@@ -76,6 +77,7 @@ async fn a_transfer_is_submitted_shown_steered_and_ended() {
     service.served.await.unwrap();
 }
 
+// Mutation: a full page names none after it (`list`).
 #[tokio::test]
 async fn pages_of_transfers_meet_without_a_gap() {
     let service = service().await;
@@ -95,6 +97,7 @@ async fn pages_of_transfers_meet_without_a_gap() {
     assert_eq!(seen, ids);
 }
 
+// Mutation: what is in use is removed, or what nobody has seen is replaced.
 #[tokio::test]
 async fn settings_are_versioned_and_what_is_in_use_stays() {
     let service = service().await;
@@ -118,6 +121,7 @@ async fn settings_are_versioned_and_what_is_in_use_stays() {
 }
 
 // SEMANTICS S72: "What was given to `secret set` is in no answer, listing, log or error of the service, and in its data directory only sealed."
+// Mutation: what serde says of a wrong value is passed on (`without_value`).
 #[tokio::test]
 async fn a_secret_comes_out_of_no_route() {
     let service = service().await;
