@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use model::FileNumber;
+use store::Store;
 use testkit::disk::SmallDisk;
 use testkit::sftp::SftpServer;
 use testkit::sshd::SshdOptions;
@@ -44,7 +46,7 @@ fn assert_delivered(shop: &Shop, server: &SftpServer, wanted: &[(&str, &str, &[u
     }
 }
 
-// E2. Mutations: `serve` takes no lock; a lease that is over counts as lost although nobody has taken it (`leases::check`).
+// E2. Mutations: `serve` takes no lock; a lease that is over counts as lost although nobody has taken it (`leases::check`, `renew`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_stood_still_past_its_lease_goes_on_alone() {
     let shop = shop().await;
@@ -80,6 +82,10 @@ async fn a_service_that_stood_still_past_its_lease_goes_on_alone() {
     let there = files_below(&site.disk);
     assert_eq!(there.len(), 1, "{:?}", there.keys());
     assert!(there[b"big".as_slice()] == content);
+    let store = Store::open(data(&shop).join("fileferry.db")).await.unwrap();
+    let file = store.file(&id.parse().unwrap(), FileNumber(0)).await.unwrap().unwrap();
+    assert_eq!(file.epoch, 1, "nobody had taken the lease that was over: it went on under it");
+    store.close().await.unwrap();
     assert_eq!(done(shop.run(&["transfer", "receipt", &id])).out.lines().count(), 1);
     wait_until("the notice", || std::fs::read_to_string(&notices).is_ok_and(|text| text.contains(&id)));
     assert_eq!(std::fs::read_to_string(&notices).unwrap().lines().count(), 1);
