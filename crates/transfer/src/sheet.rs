@@ -90,6 +90,8 @@ struct Stream {
     /// Of the ranges that were read and not handed over yet.
     ahead: VecDeque<Boundary>,
     sampled: bool,
+    /// Where the server was found to have it, when it went on last.
+    found: Option<u64>,
 }
 
 impl Sheet {
@@ -114,14 +116,17 @@ impl Sheet {
     /// For a server that confirms nothing before the end: ranges are handed over in order, and boundaries remembered.
     pub fn stream(size: u64, range_size: u64, digests: DigestSet, sampled: bool) -> Self {
         let notes = StreamNotes::new(size, range_size, sampled, random);
-        Self { stream: Some(Stream { notes, ahead: VecDeque::new(), sampled }), ..Self::new(size, range_size, digests, false, false) }
+        Self {
+            stream: Some(Stream { notes, ahead: VecDeque::new(), sampled, found: None }),
+            ..Self::new(size, range_size, digests, false, false)
+        }
     }
 
     /// What an earlier process left of a stream; `go_back_to` says where it goes on.
     pub fn resume_stream(checkpoint: &Checkpoint, digests: DigestSet, sampled: bool) -> Option<Self> {
         let notes = checkpoint.stream.clone().filter(|_| checkpoint.range_size > 0)?;
         let sheet = Self::new(checkpoint.pin.size, checkpoint.range_size, digests, false, false);
-        Some(Self { stream: Some(Stream { notes, ahead: VecDeque::new(), sampled }), proof: checkpoint.proof, ..sheet })
+        Some(Self { stream: Some(Stream { notes, ahead: VecDeque::new(), sampled, found: None }), proof: checkpoint.proof, ..sheet })
     }
 
     /// What is remembered of a stream; `None` for a file whose ranges are confirmed one by one.
@@ -136,6 +141,7 @@ impl Sheet {
             return false;
         };
         stream.notes.rewind(boundary, stream.sampled);
+        stream.found = Some(boundary.offset);
         stream.ahead.clear();
         self.ranges.clear();
         self.settled = boundary.offset.div_ceil(self.range_size);
@@ -153,9 +159,15 @@ impl Sheet {
         }
     }
 
-    /// How far this file has come, reading back included.
+    /// How far this file has come, reading back included. Of a stream that was cut only what the server was found to have
+    /// counts: what was handed over may be megabytes ahead of that, and no later attempt would seem to get any further.
     pub fn progress(&self) -> u64 {
-        self.confirmed_bytes + self.notes().map_or(0, |n| n.read_back.bytes)
+        self.found().unwrap_or(self.confirmed_bytes) + self.notes().map_or(0, |n| n.read_back.bytes)
+    }
+
+    /// Where a stream that was cut went on.
+    pub fn found(&self) -> Option<u64> {
+        self.stream.as_ref().and_then(|stream| stream.found)
     }
 
     /// Continues from a checkpoint; `None` when it does not fit (other digests wanted, damaged): start over then.

@@ -154,7 +154,7 @@ impl FileRun {
 
     async fn run(&mut self) -> Result<Finished> {
         let mut patience = Patience::new(self.engine.setup.tuning.backoff);
-        let (mut attempt, mut fresh_starts) = (self.attempt, 0);
+        let (mut attempt, mut fresh_starts, mut went_on) = (self.attempt, 0, false);
         loop {
             let error = match self.attempt().await {
                 Ok(finished) => return Ok(finished),
@@ -171,6 +171,12 @@ impl FileRun {
                 _ if error.is_retryable() && error.kind != ErrorKind::LeaseLost => {
                     if attempt != self.attempt && fresh_starts < FRESH_STARTS {
                         (attempt, fresh_starts) = (self.attempt, fresh_starts + 1);
+                        patience.start_over();
+                    }
+                    // From here on progress is what the server has; before it was what it had been given. Once, or a server
+                    // that loses what it went on with would be tried for ever.
+                    if !went_on && self.sheet.as_ref().is_some_and(|sheet| sheet.found().is_some()) {
+                        went_on = true;
                         patience.start_over();
                     }
                     let Some(wait) = patience.after_failure(self.progress()) else { return Err(self.given_up(error)) };
