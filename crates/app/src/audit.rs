@@ -27,7 +27,7 @@ pub async fn seal(store: &Store, key: &SigningKey, outside: Option<&(u64, String
             (None, outside) => outside.cloned(),
             (own, _) => own,
         };
-        let (number, prev) = last.map_or((1, None), |(number, hash)| (number + 1, Some(hash)));
+        let (number, prev) = last.map_or((1, None), |(number, hash)| (number.saturating_add(1), Some(hash)));
         let line = Seal::line(key, number, now, prev, heads.clone()).map_err(|e| Error::new(ErrorClass::Internal, e.to_string()))?;
         store.commit(Mutation::PutSeal { number, line, heads }).await?;
         made += 1;

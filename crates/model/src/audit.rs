@@ -171,7 +171,7 @@ struct Present {
 impl Verifier {
     /// The next seal, of the store or of the copy outside.
     pub fn seal(&mut self, line: &str, is_trusted: impl Fn(&str) -> bool) {
-        let expected = self.last_seal.as_ref().map_or(1, |(number, _)| number + 1);
+        let expected = self.last_seal.as_ref().map_or(1, |(number, _)| number.saturating_add(1));
         let seal = match Seal::read(line) {
             Ok(seal) => seal,
             Err(why) => return self.problem("seals", expected, why),
@@ -188,7 +188,13 @@ impl Verifier {
         }
         self.last_seal = Some((seal.number, hash(line)));
         for head in seal.heads {
-            self.sealed.entry(head.chain).or_default().insert(head.seq, (head.hash, seal.number));
+            let claims = self.sealed.entry(head.chain.clone()).or_default();
+            // The first claim stands: who rewrites a chain and has it sealed again replaces nothing.
+            let (first, number) = claims.entry(head.seq).or_insert_with(|| (head.hash.clone(), seal.number));
+            if *first != head.hash {
+                let what = format!("seals {number} and {} speak of different entries", seal.number);
+                self.problem(&head.chain, head.seq, what);
+            }
         }
     }
 

@@ -122,6 +122,13 @@ fn a_whole_chain_rewritten_cut_or_gone_is_found_by_the_seals() {
     let rewritten = verify(&seals, &[chain("transfer:a", 5, "max"), b.to_vec()].concat());
     assert_eq!(first(&rewritten), ("transfer:a", 2));
     assert!(rewritten.problems[0].what.contains("seal 1"), "{rewritten:?}");
+    // Rewritten, and sealed once more by the service's own key: what was signed first stands. Mutation: the later seal replaces it.
+    let forged = chain("transfer:a", 5, "max");
+    let again = [vec![head(&forged, 2)], vec![head(&forged, 4)], vec![head(&forged, 5)]];
+    let heads = [vec![head(&entries, 2), head(b, 1)], vec![head(&entries, 4), head(b, 3)]];
+    let covered = verify(&self::seals([heads.to_vec(), again.to_vec()].concat()), &[forged, b.to_vec()].concat());
+    assert!(covered.problems.iter().any(|found| found.what.contains("seals 1 and 3 speak of different entries")), "{covered:?}");
+    assert!(covered.problems.iter().any(|found| found.what.contains("not the entry that seal 1 speaks of")), "{covered:?}");
     let cut = verify(&seals, &[entries[..3].to_vec(), b.to_vec()].concat());
     assert_eq!(first(&cut), ("transfer:a", 3));
     assert!(cut.problems[0].what.contains("the end is missing"), "{cut:?}");

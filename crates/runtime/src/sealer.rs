@@ -70,7 +70,7 @@ async fn try_to_seal(inner: &Inner) -> app::Result<()> {
 async fn compare(inner: &Inner) -> app::Result<()> {
     let failed = |e: std::io::Error| app::Error::new(model::ErrorClass::Internal, e.to_string());
     let Some((number, hash)) = last_of(&inner.sealer.copy).await.map_err(failed)? else { return Ok(()) };
-    let own = inner.store.seals(number - 1, 1).await?.into_iter().find(|(own, _)| *own == number);
+    let own = inner.store.seals(number.saturating_sub(1), 1).await?.into_iter().find(|(own, _)| *own == number);
     if own.is_some_and(|(_, line)| audit::hash(&line) == hash) {
         return Ok(());
     }
